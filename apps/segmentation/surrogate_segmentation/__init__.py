@@ -1,0 +1,1 @@
+"""Semantic segmentation: IoU and its relatives over the outputs of a convolutional network."""

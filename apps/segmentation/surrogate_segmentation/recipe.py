@@ -1,0 +1,61 @@
+"""The settings of a segmentation run."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PlainSerializer, PositiveInt
+
+from surrogate.recipe import MeasureRecipe, Recipe, Section
+
+
+def _parse_size(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+)x(\d+)", value.strip())
+        if not match:
+            raise ValueError("expected HxW in pixels, such as 120x160")
+        return int(match[1]), int(match[2])
+    return value
+
+
+Size = Annotated[
+    tuple[PositiveInt, PositiveInt],
+    BeforeValidator(_parse_size),
+    PlainSerializer(lambda size: f"{size[0]}x{size[1]}", return_type=str),
+]
+"""Height and width in pixels, written `HxW`."""
+
+
+class DataRecipe(Section):
+    """Which images and labels, and at which size."""
+
+    path: str = "digits"
+    """A folder, or `digits`: the embedded data set."""
+    layout: Literal["auto", "voc", "cityscapes", "camvid", "folder"] = "auto"
+    size: Size | None = None
+    """All images are resized to it; without one, to the usual size of the layout."""
+    augment: bool = True
+    """Training images are flipped, scaled and cropped at random."""
+    check: bool = True
+    """Every label file is read once before the first step."""
+
+
+class ModelRecipe(Section):
+    """Which network."""
+
+    name: str = "unet"
+    """`fcn8s`, `segnet`, `unet`, or `pkg.mod:factory`, called with `num_classes`."""
+    width: PositiveInt = 64
+    """Channels of the first block; the papers' networks have 64."""
+    weights: str = ""
+    """A file of weights to begin with: `.safetensors`, or `.pt` read with `weights_only=True`."""
+
+
+class SegmentationRecipe(Recipe):
+    """A whole run of the segmentation app."""
+
+    app: Literal["segmentation"] = "segmentation"
+    measure: MeasureRecipe = MeasureRecipe(name="iou")
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()

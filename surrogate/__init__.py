@@ -1,0 +1,1 @@
+"""Train on the metric you report: learn a differentiable loss for any metric."""

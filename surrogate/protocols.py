@@ -1,0 +1,158 @@
+"""The types everything is built on. No arithmetic and no files here: read it and you know the project.
+
+Shapes: B samples in a batch, R rows (what one value of the metric speaks of: an image, a class of an image, a
+batch), F soft statistics per row. Rows are sample-major: at level "sample", R = B * k, and rows b*k to (b+1)*k - 1
+belong to sample b; at level "batch" all rows belong to the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import Generator, Tensor, nn
+
+if TYPE_CHECKING:
+    from surrogate.recipe import Recipe
+
+Level = Literal["sample", "batch"]
+
+
+class Metric(Protocol):
+    """The real measure, as it is reported. Need not be differentiable; runs without gradient."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
+        """`(R,)` float, one value per row; NaN where the metric is undefined (an absent class, an all-void image)."""
+        ...
+
+
+class StatsExtractor(Protocol):
+    """Soft statistics of the outputs, differentiable in them."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
+        """`(R, F)` float; row r explains row r of the metric, and is NaN in every column where that is undefined."""
+        ...
+
+
+class Approximator(Protocol):
+    """What the fit learns."""
+
+    def __call__(self, stats: Tensor, /) -> Tensor:
+        """`(R, F)` statistics to `(R,)` predicted loss, 0 is best and 1 is worst."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric next to the soft statistics that explain it: what a metric plugin exports.
+
+    `columns` names the F statistics: the contract with the store and with the fit. `bounds` are the least and the
+    greatest value of the metric. `version` grows when a column changes its meaning; older files are then refused.
+    """
+
+    metric: Metric
+    stats: StatsExtractor
+    columns: tuple[str, ...]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    higher_is_better: bool = True
+    level: Level = "sample"
+    version: int = 1
+
+    def loss_of(self, value: Tensor) -> Tensor:
+        """Metric values as losses in [0, 1]: 0 at the best bound, 1 at the worst. NaN stays NaN."""
+        low, high = self.bounds
+        share = (value - low) / (high - low)
+        return 1.0 - share if self.higher_is_better else share
+
+
+MeasureFactory = Callable[..., Measure]
+"""What a measure's entry point names: called with the facts it asks for by keyword (see `Task.facts`) and with the
+settings of the recipe's `[measure]` table."""
+
+
+class Dataset(Protocol):
+    """One split of a checked data set: samples by number, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """Input and target of one sample, on the CPU, of the same shape for all samples.
+
+        A generator asks for training augmentation, drawn from it alone; None asks for the sample as it is.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call the sample in a message: its file, as a rule."""
+        ...
+
+
+class Score(Protocol):
+    """The reported numbers, exact and at data-set level: counts are summed first and divided once."""
+
+    spec: str
+    """How the numbers are to be read, such as `mIoU(macro, dataset, ignore=11, absent=skip)`."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None: ...
+
+    def compute(self) -> dict[str, Any]:
+        """Numbers by name, ready for JSON; the task's headline is one of them. Undefined is None."""
+        ...
+
+
+class Task(Protocol):
+    """An application bound to a recipe: its data checked, ready to be trained on."""
+
+    facts: Mapping[str, Any]
+    """What measures and losses may need to know of the data, ready for JSON; segmentation: num_classes, ignore_index."""
+    headline: str
+    """The key of `Score.compute()` that checkpoints of the CE baseline are chosen by."""
+    higher_is_better: bool
+    """The direction of the headline."""
+    about: str
+    """One line on the data found, for the screen: `CamVid: 367 train, 101 val, 233 test, 11 classes, 120x160`."""
+
+    def dataset(self, split: str) -> Dataset:
+        """The split `train`, `val` or `test`; a task without test data gives its val for test."""
+        ...
+
+    def model(self) -> nn.Module:
+        """A new model, with `recipe.model.weights` loaded when named; random parts from the global generator."""
+        ...
+
+    def baseline(self, name: str) -> nn.Module:
+        """A hand-made loss by name, called with outputs and targets."""
+        ...
+
+    def score(self) -> Score: ...
+
+    def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The outputs of a perfect and confident model, of the shape of `outputs`; regimes and moves head for them."""
+        ...
+
+    def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:
+        """The task's own numbers on a fitted surrogate, and the figures it drew into `folder` (none without matplotlib)."""
+        ...
+
+    def figures(
+        self, folder: Path, models: Mapping[str, nn.Module], scores: Mapping[str, Mapping[str, Any]]
+    ) -> list[Path]:
+        """Draws models and their scores beside each other, by name and in order; none without matplotlib."""
+        ...
+
+
+class App(Protocol):
+    """An application: what an entry point of the group `surrogate.apps` names."""
+
+    recipe: type[Recipe]
+    """The settings, with the application's own `data` and `model` tables and defaults."""
+    recipes: Mapping[str, Path]
+    """The recipes shipped with the application, by name."""
+    baselines: Sequence[str]
+    """The names of its hand-made losses. The first one trains the baseline model and is mixed into finetuning."""
+
+    def open(self, recipe: Recipe) -> Task:
+        """Binds the application to a recipe and checks its data; raises `DataError` or `UsageError`."""
+        ...

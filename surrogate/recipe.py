@@ -1,0 +1,204 @@
+"""Every setting of a run: frozen models, read from TOML, changed by overrides, written back beside each result."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+
+from surrogate.errors import UsageError, nearest
+
+
+class Section(BaseModel):
+    """A table of a recipe. Unknown keys are errors; nothing changes after it was read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class MeasureRecipe(Section):
+    """Which measure, by name; any other key is handed to the measure's factory as a keyword."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords for the factory."""
+        return dict(self.model_extra or {})
+
+
+class TrainRecipe(Section):
+    """One training run: how many epochs, in which batches, by which optimizer."""
+
+    epochs: PositiveInt = 40
+    batch_size: PositiveInt = 8
+    lr: PositiveFloat = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: NonNegativeFloat = 0.9
+    """Of SGD; Adam keeps its own betas."""
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate moves from `lr`: not at all, or down to zero along a half cosine."""
+
+
+class FinetuneRecipe(TrainRecipe):
+    """As a training run, from the baseline model on, through another loss."""
+
+    epochs: PositiveInt = 10
+    lr: PositiveFloat = 5e-4
+    loss: str = "surrogate"
+    """`surrogate`, or a hand-made loss of the app by name."""
+    ce_mix: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Share of the app's own training loss (cross-entropy in segmentation): total = (1 - mix) * loss + mix * ce."""
+
+
+class CollectRecipe(Section):
+    """How statistics are recorded."""
+
+    batch_size: PositiveInt = 8
+    passes: PositiveInt = 1
+    """How often the training split is gone through; at batch level in a new order each time."""
+    pools: int = Field(default=10, ge=2)
+    """At batch level the samples are cut into this many pools, and a batch never mixes two of them."""
+    regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "towards", "away")
+    """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
+    moves: int = Field(default=2, ge=0)
+    """Small feasible moves of the outputs recorded per batch, for the sign of the gradient."""
+    shard_rows: PositiveInt = 65536
+
+
+class FitRecipe(Section):
+    """The approximator and how it is fitted. The paper's network is 4 hidden layers of 100 units."""
+
+    columns: tuple[str, ...] = ()
+    """Statistics used as inputs, by name; empty: all the measure's columns."""
+    depth: PositiveInt = 4
+    width: PositiveInt = 100
+    activation: Literal["relu", "tanh", "silu", "softplus"] = "silu"
+    epochs: PositiveInt = 200
+    batch_size: PositiveInt = 1024
+    lr: PositiveFloat = 2e-3
+    patience: PositiveInt = 40
+    """Epochs without a better error on held-out samples before the fit stops."""
+    holdout: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the samples, never of the rows, held out of the fit."""
+
+
+class Recipe(Section):
+    """A whole run. An app derives its own recipe from it, with its `data` and `model` tables."""
+
+    app: str
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass, by autocast; statistics and surrogate are always in fp32."""
+    measure: MeasureRecipe
+    data: Section
+    model: Section
+    train: TrainRecipe = TrainRecipe()
+    collect: CollectRecipe = CollectRecipe()
+    fit: FitRecipe = FitRecipe()
+    finetune: FinetuneRecipe = FinetuneRecipe()
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def build(kind: type[R], settings: Mapping[str, Any], *, where: str) -> R:
+    """Settings as a checked recipe; `where` names their source in an error.
+
+    Raises:
+        UsageError: an unknown key (with the nearest known name) or a value out of its range.
+    """
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_first_complaint(kind, error)}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; raises `UsageError` where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); expected a recipe in TOML") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The whole resolved recipe; `build` on its tables gives an equal recipe."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def merged(settings: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A copy of nested tables with dotted keys set.
+
+    >>> merged({"fit": {"depth": 4}}, [("fit.width", 10), ("seed", 1)])
+    {'fit': {'depth': 4, 'width': 10}, 'seed': 1}
+    """
+    result = {key: merged(value, []) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    for dotted, value in changes:
+        *tables, last = dotted.split(".")
+        table = result
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"--set {dotted}: {name!r} is a single setting, not a table")
+        table[last] = value
+    return result
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`a.b=value` as a dotted key and a TOML value; what is not TOML is taken as a string.
+
+    >>> parse_override("model.width=16"), parse_override("data.size=120x160")
+    (('model.width', 16), ('data.size', '120x160'))
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text}: expected key=value, such as model.width=16")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys in which two recipes differ, sorted."""
+    first, second = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _first_complaint(kind: type[Recipe], error: ValidationError) -> str:
+    first = error.errors()[0]
+    dotted = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(kind, first["loc"][:-1])
+        return f"unknown recipe key {dotted!r}; {nearest(str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"recipe key {dotted!r} is missing"
+    return f"recipe key {dotted!r} is {first['input']!r}: {first['msg']}"
+
+
+def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        annotation = kind.model_fields[str(part)].annotation
+        kinds = [k for k in (annotation, *get_args(annotation)) if isinstance(k, type) and issubclass(k, BaseModel)]
+        kind = kinds[0]
+    return list(kind.model_fields)
