@@ -107,10 +107,9 @@ class Task(Protocol):
 
     facts: Mapping[str, Any]
     """What measures and losses may need to know of the data, ready for JSON; segmentation: num_classes, ignore_index."""
-    headline: str
-    """The key of `Score.compute()` that checkpoints of the CE baseline are chosen by."""
-    higher_is_better: bool
-    """The direction of the headline."""
+    headlines: Mapping[str, str]
+    """Measures that have an exact data-set form in `Score.compute()`: measure name to key (segmentation: iou to miou).
+    Checkpoints are chosen by it; by the measure's mean over rows where there is none."""
     about: str
     """One line on the data found, for the screen: `CamVid: 367 train, 101 val, 233 test, 11 classes, 120x160`."""
 

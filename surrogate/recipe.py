@@ -32,15 +32,22 @@ class MeasureRecipe(Section):
         return dict(self.model_extra or {})
 
 
+class ModelRecipe(Section):
+    """Which model. An app adds its own settings."""
+
+    weights: str = ""
+    """A file of weights that are the baseline model already; it is not trained then."""
+
+
 class TrainRecipe(Section):
     """One training run: how many epochs, in which batches, by which optimizer."""
 
     epochs: PositiveInt = 40
     batch_size: PositiveInt = 8
     lr: PositiveFloat = 1e-3
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: NonNegativeFloat = 0.9
-    """Of SGD; Adam keeps its own betas."""
+    """Of SGD; AdamW keeps its own betas."""
     weight_decay: NonNegativeFloat = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rate moves from `lr`: not at all, or down to zero along a half cosine."""
@@ -53,6 +60,8 @@ class FinetuneRecipe(TrainRecipe):
     lr: PositiveFloat = 5e-4
     loss: str = "surrogate"
     """`surrogate`, or a hand-made loss of the app by name."""
+    surrogate: str = ""
+    """File of a surrogate that another run has fitted; empty: this run's own."""
     ce_mix: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of the app's own training loss (cross-entropy in segmentation): total = (1 - mix) * loss + mix * ce."""
 
@@ -99,7 +108,7 @@ class Recipe(Section):
     """Of the forward pass, by autocast; statistics and surrogate are always in fp32."""
     measure: MeasureRecipe
     data: Section
-    model: Section
+    model: ModelRecipe
     train: TrainRecipe = TrainRecipe()
     collect: CollectRecipe = CollectRecipe()
     fit: FitRecipe = FitRecipe()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, PositiveInt
 
-from surrogate.recipe import MeasureRecipe, Recipe, Section
+from surrogate.recipe import MeasureRecipe, ModelRecipe, Recipe, Section
 
 
 def _parse_size(value: Any) -> Any:
@@ -41,15 +41,13 @@ class DataRecipe(Section):
     """Every label file is read once before the first step."""
 
 
-class ModelRecipe(Section):
-    """Which network."""
+class NetworkRecipe(ModelRecipe):
+    """Which network. Weights are `.safetensors`, or `.pt` read with `weights_only=True`."""
 
     name: str = "unet"
     """`fcn8s`, `segnet`, `unet`, or `pkg.mod:factory`, called with `num_classes`."""
     width: PositiveInt = 64
     """Channels of the first block; the papers' networks have 64."""
-    weights: str = ""
-    """A file of weights to begin with: `.safetensors`, or `.pt` read with `weights_only=True`."""
 
 
 class SegmentationRecipe(Recipe):
@@ -58,4 +56,4 @@ class SegmentationRecipe(Recipe):
     app: Literal["segmentation"] = "segmentation"
     measure: MeasureRecipe = MeasureRecipe(name="iou")
     data: DataRecipe = DataRecipe()
-    model: ModelRecipe = ModelRecipe()
+    model: NetworkRecipe = NetworkRecipe()

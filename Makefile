@@ -1,0 +1,34 @@
+# Everything a newcomer types. Needs python3 >= 3.11 and nothing else; each target sets up .venv by itself.
+PYTHON ?= python3
+SEED ?= 0
+BIN = .venv/bin
+RUN = runs/demo-seed$(SEED)
+
+.PHONY: demo test test-all check clean
+
+demo: .venv/ready
+	$(BIN)/surrogate fit --run $(RUN) --recipe demo --app segmentation --seed $(SEED)
+	$(BIN)/surrogate finetune --run $(RUN) --loss ce
+	$(BIN)/surrogate finetune --run $(RUN)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-all: .venv/ready
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Installs once, and again when the dependencies change.
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 >= 3.11 is needed; name one: make PYTHON=python3.12")'
+	@echo "setting up .venv (a few minutes the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,143 @@
+"""The segmentation app: data, networks, losses and figures behind the protocols of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surrogate.errors import DataError, UsageError
+from surrogate.protocols import Dataset
+from surrogate.recipe import Recipe
+from surrogate_segmentation import figures, networks
+from surrogate_segmentation.baselines import BASELINES, baseline
+from surrogate_segmentation.data import denormalise, open_data
+from surrogate_segmentation.networks.weights import load_weights
+from surrogate_segmentation.recipe import SegmentationRecipe
+from surrogate_segmentation.score import SegmentationScore
+
+_CONFIDENT = 12.0
+"""Logit of the true class in perfect outputs, all others 0: a probability above 0.9998 with 21 classes."""
+_SHOWN = 5
+"""Images in the strip."""
+
+
+class SegmentationApp:
+    """What the entry point `segmentation` names."""
+
+    recipe = SegmentationRecipe
+    recipes: Mapping[str, Path] = {  # noqa: RUF012: read only
+        path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
+    }
+    baselines = BASELINES
+
+    def open(self, recipe: Recipe) -> SegmentationTask:
+        """Finds and checks the data of the recipe."""
+        if not isinstance(recipe, SegmentationRecipe):
+            raise UsageError(f"a recipe of app {recipe.app!r} was given to segmentation")
+        return SegmentationTask(recipe)
+
+
+class SegmentationTask:
+    """Segmentation of one data set by one network."""
+
+    headlines: Mapping[str, str] = {"iou": "miou"}  # noqa: RUF012: read only
+
+    def __init__(self, recipe: SegmentationRecipe) -> None:
+        self.recipe = recipe
+        self.data = open_data(recipe.data)
+        self.facts: Mapping[str, Any] = {
+            "num_classes": len(self.data.classes),
+            "ignore_index": self.data.ignore_index,
+        }
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in self.data.splits.items())
+        height, width = self.data.size
+        self.about = f"{self.data.title}: {sizes}, {len(self.data.classes)} classes, {height}x{width}"
+        if self.data.notes:
+            self.about += "; " + "; ".join(self.data.notes)
+
+    def dataset(self, split: str) -> Dataset:
+        """A split by name; `test` falls back to `val` where no test labels exist."""
+        if split not in ("train", "val", "test"):
+            raise UsageError(f"--split {split}: expected train, val or test")
+        splits = self.data.splits
+        return splits["val"] if split == "test" and "test" not in splits else splits[split]
+
+    def model(self) -> nn.Module:
+        """The network of the recipe, with its weights loaded when it names some."""
+        settings = self.recipe.model
+        model = networks.build(settings.name, num_classes=len(self.data.classes), width=settings.width)
+        if settings.weights:
+            load_weights(model, Path(settings.weights))
+        self._try(model)
+        return model
+
+    def baseline(self, name: str) -> nn.Module:
+        """A hand-made loss by name."""
+        return baseline(
+            name,
+            num_classes=len(self.data.classes),
+            ignore_index=self.data.ignore_index,
+            class_pixels=self.data.class_pixels,
+        )
+
+    def score(self) -> SegmentationScore:
+        """mIoU and its parts."""
+        return SegmentationScore(self.data.classes, ignore_index=self.data.ignore_index)
+
+    def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Confident logits of the true class; at void pixels the outputs as they are."""
+        valid = (targets != self.data.ignore_index).unsqueeze(1)
+        label = torch.where(valid, targets.unsqueeze(1), 0).long()
+        ideal = torch.zeros_like(outputs).scatter_(1, label, _CONFIDENT)
+        return torch.where(valid, ideal, outputs)
+
+    def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:  # noqa: ARG002
+        """Nothing beyond what the core reports."""
+        return {}, []
+
+    def figures(
+        self, folder: Path, models: Mapping[str, nn.Module], scores: Mapping[str, Mapping[str, Any]]
+    ) -> list[Path]:
+        """Per-class IoU bars, and a strip of test images with the truth and each model's labels."""
+        if not figures.available():
+            return []
+        per_class = {name: score["iou"] for name, score in scores.items()}
+        bars = figures.iou_bars(folder / "iou.png", per_class, spec=self.score().spec)
+        return [bars, self._strip(folder / "images.png", models)]
+
+    @torch.no_grad()
+    def _strip(self, path: Path, models: Mapping[str, nn.Module]) -> Path:
+        split = self.dataset("test")
+        chosen = range(0, len(split), max(1, len(split) // _SHOWN))[:_SHOWN]
+        samples = [split.load(index, None) for index in chosen]
+        columns: dict[str, list[Tensor]] = {
+            "input": [denormalise(image) for image, _ in samples],
+            "truth": [label for _, label in samples],
+        }
+        for name, model in models.items():
+            device = next(model.parameters()).device
+            labels = partial(torch.argmax, dim=0)
+            columns[name] = [labels(model.eval()(image[None].to(device))[0].cpu()) for image, _ in samples]
+        return figures.strip(path, columns, classes=self.data.classes, ignore_index=self.data.ignore_index)
+
+    @torch.no_grad()
+    def _try(self, model: nn.Module) -> None:
+        """One image through the network before the first step: a wrong output shape is better told early."""
+        image, label = self.dataset("train").load(0, None)
+        was_training = model.training
+        found = tuple(model.eval()(image[None]).shape)
+        model.train(was_training)
+        expected = (1, len(self.data.classes), *label.shape)
+        if found != expected:
+            raise DataError(
+                f"model {self.recipe.model.name}: gives outputs of shape {found} for an image of {tuple(image.shape)}; "
+                f"expected {expected}: a logit for each class and pixel"
+            )
+
+
+app = SegmentationApp()

@@ -1,0 +1,85 @@
+"""Sums over the true-positive, false-positive and false-negative pixels of each class, hard and soft.
+
+Void pixels and absent classes are handled here and nowhere else. A void pixel (label `ignore_index`) is in no sum. A
+class that is neither predicted nor present has an empty union and is undefined.
+
+With a = argmax of the logits and y = label of a pixel: where a == y the pixel is a true positive of y; elsewhere it is
+a false positive of a and a false negative of y. Ties go to the first class, as in `torch.argmax`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pixels(NamedTuple):
+    """The pixels of a batch, flattened to N = H * W each, all `(B, N)`."""
+
+    predicted: Tensor
+    """int64 class of the highest logit."""
+    label: Tensor
+    """int64 true class; 0 at void pixels."""
+    correct: Tensor
+    """bool, predicted right; False at void pixels."""
+    wrong: Tensor
+    """bool, predicted wrong; False at void pixels."""
+
+
+def pixels(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Pixels:
+    """Sorts the pixels of `(B, C, H, W)` logits by `(B, H, W)` integer labels. Runs without gradient."""
+    predicted = logits.detach().argmax(1).flatten(1)
+    label = labels.flatten(1).long()
+    valid = label != ignore_index
+    label = torch.where(valid, label, 0)
+    hit = predicted == label
+    return Pixels(predicted, label, hit & valid, ~hit & valid)
+
+
+def counts(
+    px: Pixels, num_classes: int, *, tp: Tensor | float = 1.0, fp: Tensor | float = 1.0, fn: Tensor | float = 1.0
+) -> Tensor:
+    """What each group of pixels weighs, summed by image and class.
+
+    A weight is `(B, N)` float, or one number for all pixels: with the default weights the sums are the hard counts.
+
+    Returns:
+        `(B, C, 3)` float: TP, FP, FN.
+    """
+
+    def by_class(group: Tensor, weight: Tensor | float, index: Tensor) -> Tensor:
+        weight = torch.as_tensor(weight, device=index.device)
+        weight = weight if weight.is_floating_point() else weight.float()
+        weighed = torch.where(group, weight, 0.0)
+        return weighed.new_zeros(len(index), num_classes).scatter_add(1, index, weighed)
+
+    sums = (
+        by_class(px.correct, tp, px.label),
+        by_class(px.wrong, fp, px.predicted),
+        by_class(px.wrong, fn, px.label),
+    )
+    return torch.stack(sums, dim=-1)
+
+
+def class_probabilities(logits: Tensor, px: Pixels) -> tuple[Tensor, Tensor]:
+    """Softmax probability of the predicted and of the true class, each `(B, N)` in fp32 or wider, in [0, 1]."""
+    probabilities = _wide(logits).softmax(1).flatten(2)
+    return _at(probabilities, px.predicted), _at(probabilities, px.label)
+
+
+def hinge(logits: Tensor, px: Pixels) -> Tensor:
+    """Multi-class hinge loss of each pixel, `(B, N)`, >= 0: max(0, 1 + highest other logit - logit of the true class)."""
+    flat = _wide(logits).flatten(2)
+    true = _at(flat, px.label)
+    others = flat.scatter(1, px.label.unsqueeze(1), -torch.inf).amax(1)
+    return (1.0 + others - true).clamp_min(0.0)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    return values.gather(1, index.unsqueeze(1)).squeeze(1)

@@ -1,0 +1,180 @@
+"""Any data set as two folders, `images` and `masks`, described by an optional `dataset.toml`.
+
+classes = ["background", "cat"]    # names by label id
+ignore_index = 255                 # the label of void pixels; not a class
+[label_map]                        # from the value in a mask to the label id; without it, the value itself
+0 = 0
+128 = 1
+[splits]                           # names without suffix, or a text file of them; `test` may be left out
+train = "train.txt"
+val = ["cat_17", "cat_3"]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from surrogate.errors import DataError, nearest
+from surrogate.recipe import Section
+
+from .files import image_size, read_mask
+from .layout import VOID, Layout, Listing, Pair, by_stem, label_table, paired, read_names
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Names = tuple[str, ...] | str
+
+
+class Splits(Section):
+    """The table `[splits]`."""
+
+    train: Names
+    val: Names
+    test: Names | None = None
+
+
+class Description(Section):
+    """The file `dataset.toml`."""
+
+    classes: tuple[str, ...] | None = None
+    ignore_index: Byte = VOID
+    label_map: dict[Byte, Byte] | None = None
+    splits: Splits | None = None
+
+
+def read(root: Path) -> Listing:
+    """Lists the pairs of `images` and `masks` by name, and says in a note what it had to assume.
+
+    Without splits, one image in five is val, by a hash of its name: the same on every machine, for every seed.
+
+    Raises:
+        DataError: `dataset.toml` is not as above, a pair is incomplete, or the masks do not tell the classes.
+    """
+    file = root / "dataset.toml"
+    described = _described(file) if file.exists() else Description()
+    images, labels = by_stem(root / "images"), by_stem(root / "masks")
+    if described.splits is None:
+        splits, split_notes = _hashed_splits(paired(images, labels, where=str(root)), root)
+    else:
+        splits, split_notes = _given_splits(described.splits, images, labels, file=file), ()
+    classes, class_notes = _classes(described, splits, root)
+    size = image_size(splits["train"][0].image)
+    size_note = f"usual size {size[0]}x{size[1]}: that of {splits['train'][0].image.name}"
+    return Listing(
+        title=root.resolve().name,
+        root=root,
+        classes=classes,
+        ignore_index=described.ignore_index,
+        labels=label_table(_meaning(described, len(classes), file)),
+        size=size,
+        splits=splits,
+        hint="give it a class in [label_map], or make it the ignore_index, in dataset.toml",
+        notes=(*split_notes, *class_notes, size_note),
+    )
+
+
+def _described(file: Path) -> Description:
+    try:
+        return Description.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise DataError(f"{file}: {_complaint(error)}") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as TOML: {error}") from None
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        table = Splits if first["loc"][0] == "splits" else Description
+        return f"unknown key {key!r}; {nearest(str(first['loc'][-1]), table.model_fields)}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    return f"key {key!r} is {first['input']!r}: {first['msg']}"
+
+
+def _hashed_splits(
+    pairs: tuple[Pair, ...], root: Path
+) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
+    if len(pairs) < 2:
+        raise DataError(
+            f"{root / 'images'}: 1 image; expected at least 2, one to train on and one to validate on"
+        )
+    by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(pair.image.stem.encode()).digest())
+    held_out = set(by_hash[: max(1, round(len(pairs) / 5))])
+    splits = {
+        "train": tuple(pair for pair in pairs if pair not in held_out),
+        "val": tuple(pair for pair in pairs if pair in held_out),
+    }
+    note = (
+        f"no splits given: {len(splits['train'])} train and {len(splits['val'])} val, by a hash of the names"
+    )
+    return splits, (note,)
+
+
+def _given_splits(
+    given: Splits, images: Mapping[str, Path], labels: Mapping[str, Path], *, file: Path
+) -> dict[str, tuple[Pair, ...]]:
+    splits = {}
+    for split in ("train", "val", "test"):
+        names: Names | None = getattr(given, split)
+        if names is not None:
+            listed = read_names(file.parent / names) if isinstance(names, str) else names
+            splits[split] = paired(images, labels, where=f"{file}, splits.{split}", names=listed)
+    return splits
+
+
+def _classes(
+    described: Description, splits: Mapping[str, tuple[Pair, ...]], root: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the classes, and the notes on them."""
+    if described.classes is not None:
+        return described.classes, ()
+    if described.label_map is not None:
+        ids, origin = set(described.label_map.values()), "[label_map]"
+    else:
+        ids, origin = _values(splits), "the values of the masks"
+    ids -= {described.ignore_index}
+    if ids != set(range(len(ids))) or len(ids) < 2:
+        found = ", ".join(map(str, sorted(ids)[:8])) + (", ..." if len(ids) > 8 else "")
+        raise DataError(
+            f"{root}: label ids {found or 'none'} by {origin}; expected 0 to C-1 for at least 2 classes, and"
+            f" {described.ignore_index} for void: write classes and a [label_map] in dataset.toml"
+        )
+    return tuple(f"class {i}" for i in range(len(ids))), (f"{len(ids)} classes inferred from {origin}",)
+
+
+def _values(splits: Mapping[str, tuple[Pair, ...]]) -> set[int]:
+    """All values that occur in the masks."""
+    paths = [pair.label for pairs in splits.values() for pair in pairs]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda path: np.unique(read_mask(path)).tolist(), paths)
+        return {value for values in found for value in values}
+
+
+def _meaning(described: Description, num_classes: int, file: Path) -> dict[int, int]:
+    """From mask value to label id; void stands for itself unless it is mapped."""
+    void = described.ignore_index
+    if void < num_classes:
+        raise DataError(
+            f"{file}: ignore_index {void} is also the id of a class (0 to {num_classes - 1}); map void pixels to"
+            " 255 and the classes to ids from 0 on in [label_map]"
+        )
+    meaning = described.label_map if described.label_map is not None else {i: i for i in range(num_classes)}
+    for value, label in meaning.items():
+        if label >= num_classes and label != void:
+            raise DataError(
+                f"{file}: label_map sends {value} to {label}; expected a class, 0 to {num_classes - 1}, or"
+                f" {void} (ignore_index)"
+            )
+    return {void: void} | meaning
+
+
+FOLDER = Layout(name="folder", marks=("images", "masks"), read=read)

@@ -1,0 +1,182 @@
+"""Draws results on stdout: lines and tables for a reader, one JSON object for a program.
+
+A result is drawn by what its values are, so that the numbers of any application find a place: a value is a
+line, a mapping is a table of names and values, a list of mappings is a table with a column for each key.
+"""
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_PATHS = ("run", "store", "surrogate", "model", "checkpoint", "figures")
+_NEXT = {"train": "fit", "collect": "fit", "fit": "finetune", "finetune": "evaluate"}
+_UNBOUNDED = 1000  # columns: in a file or a pipe, each row of a table stays one line
+
+
+def write(text: str) -> None:
+    """Prints a result; all of stdout goes through here."""
+    print(text, flush=True)
+
+
+def show_json(result: Mapping[str, Any]) -> None:
+    """The result as one JSON object; a number that is not finite becomes null, as JSON knows none."""
+    write(json.dumps(_finite(result), indent=2, allow_nan=False))
+
+
+def show(command: str, result: Mapping[str, Any]) -> None:
+    """The result for a reader: facts, tables of numbers under their spec, files, what to type next."""
+    width = None if sys.stdout.isatty() else _UNBOUNDED
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    with console.capture() as drawn:
+        for block in _blocks(command, result):
+            for part in block:
+                console.print(part, soft_wrap=isinstance(part, Text))
+            console.print()
+    write("\n".join(line.rstrip() for line in drawn.get().strip("\n").split("\n")))
+
+
+def _blocks(command: str, result: Mapping[str, Any]) -> Iterator[list[RenderableType]]:
+    paths = {name: result[name] for name in _PATHS if isinstance(result.get(name), str | list)}
+    rest = {name: value for name, value in result.items() if name not in (*paths, "spec") and value != {}}
+    before, after, losses = (rest.pop(name, None) for name in ("before", "after", "losses"))
+    tables = {name: value for name, value in rest.items() if _is_table(value)}
+    if facts := _lines({name: value for name, value in rest.items() if name not in tables}):
+        yield facts
+    if before is not None and after is not None:
+        yield [
+            _heading("before and after", result),
+            _side_by_side({"before": before, "after": after}, change=True),
+        ]
+    if losses is not None and len(losses) > 1:
+        yield [
+            _heading("after, by loss", result),
+            _side_by_side({n: loss["after"] for n, loss in losses.items()}),
+        ]
+    for name, value in tables.items():
+        yield [_heading(name, result), _values(value) if isinstance(value, Mapping) else _records(value)]
+    if paths:
+        yield _lines(paths)
+    if command in _NEXT:
+        yield [Text(f"next: {_next_command(command, result)}", style="bold")]
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) or (
+        isinstance(value, list) and any(isinstance(row, Mapping) for row in value)
+    )
+
+
+def _heading(name: str, result: Mapping[str, Any]) -> Text:
+    """The name of a table, and how its numbers are to be read."""
+    spec = result.get("spec", "")
+    if not spec and isinstance(result.get("measure"), str):
+        spec = f"{result['measure']}, level {result['level']}"
+    return Text.assemble((name.replace("_", " "), "bold"), f"  {spec}")
+
+
+def _next_command(command: str, result: Mapping[str, Any]) -> str:
+    words = ["surrogate", _NEXT[command], "--run", str(result["run"])]
+    if command == "finetune":
+        words += ["--loss", str(result["loss"])]
+    return shlex.join(words)
+
+
+def _lines(facts: Mapping[str, Any]) -> list[RenderableType]:
+    """A line for each fact, and for each path of a list of paths."""
+    width = max(map(len, facts), default=0)
+    lines: list[RenderableType] = []
+    for name, value in facts.items():
+        values = value if name in _PATHS and isinstance(value, list) else [value]
+        for place, one in enumerate(values):
+            lines.append(Text.assemble((f"{'' if place else name:<{width}}  ", "dim"), _text(one)))
+    return lines
+
+
+def _values(values: Mapping[str, Any]) -> Table:
+    table = _side_by_side({"": values})
+    table.show_header = False
+    return table
+
+
+def _side_by_side(sides: Mapping[str, Mapping[str, Any]], *, change: bool = False) -> Table:
+    """A column of numbers for each side, and with `change` the last side less the first."""
+    table = _table("", *sides, *(["change"] if change else []), justify="right")
+    for name, cells in _rows(*sides.values()):
+        table.add_row(name, *map(_cell, cells), *([_change(cells[0], cells[-1])] if change and cells else []))
+    return table
+
+
+def _records(records: Iterable[Mapping[str, Any]]) -> Table:
+    records = list(records)
+    names = list(dict.fromkeys(name for record in records for name in record))
+    table = _table(*names)
+    for record in records:
+        table.add_row(*(_cell(record.get(name)) for name in names))
+    return table
+
+
+def _table(first: str, *others: str, justify: JustifyMethod = "left") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    table.add_column(Text(first), overflow="fold")
+    for name in others:
+        table.add_column(Text(name), justify=justify, overflow="fold")
+    return table
+
+
+def _rows(*sides: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str | Text, list[Any]]]:
+    """Each name with its value on every side; nested mappings lie indented under a row without values."""
+    for name in dict.fromkeys(name for side in sides for name in side):
+        values = [side.get(name) for side in sides]
+        if any(isinstance(value, Mapping) for value in values):
+            yield Text("  " * depth + name, style="dim"), []
+            yield from _rows(
+                *(value if isinstance(value, Mapping) else {} for value in values), depth=depth + 1
+            )
+        else:
+            yield Text("  " * depth + name), values
+
+
+def _change(before: Any, after: Any) -> str:
+    both = all(isinstance(value, int | float) and math.isfinite(value) for value in (before, after))
+    return _number(after - before, sign="+") if both else ""
+
+
+def _cell(value: Any) -> Text:
+    """Numbers to the right, words to the left, what is undefined as the rest of its column."""
+    justify: JustifyMethod | None = "right" if isinstance(value, int | float) else "left"
+    return Text(_text(value), justify=None if value is None else justify)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return _number(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "none"
+    return "-" if value is None else str(value)
+
+
+def _number(value: float, *, sign: str = "") -> str:
+    if isinstance(value, int):
+        return f"{value:{sign}d}"
+    if not math.isfinite(value):
+        return "-"
+    # Four places, unless they would show nothing of the number.
+    return f"{value:{sign}.4f}" if value == 0 or 5e-5 <= abs(value) < 1e6 else f"{value:{sign}.3e}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,162 @@
+"""The network that is fitted from soft statistics to the true loss, and its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from surrogate.atomic import write_atomic
+from surrogate.errors import DataError, UsageError, nearest
+
+Activation = Literal["relu", "tanh", "silu", "softplus"]
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+_SCHEMA = 1
+
+
+class Surrogate(nn.Module):
+    """An MLP from `(R, F)` statistics to `(R,)` predicted loss (NeuroIoU, Eq. 3 and 4; 4 layers of 100 units).
+
+    Its inputs are chosen by column name and standardised inside, so it is called on a measure's statistics as they are.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    index: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        inputs: Sequence[str] = (),
+        depth: int = 4,
+        width: int = 100,
+        activation: Activation = "silu",
+    ) -> None:
+        """`columns` are all the statistics of the measure; `inputs` the ones used, all of them when empty.
+
+        Raises:
+            UsageError: an input that is not a column.
+        """
+        super().__init__()
+        self.columns = tuple(columns)
+        self.inputs = tuple(inputs) or self.columns
+        self.depth, self.width, self.activation = depth, width, activation
+        for name in self.inputs:
+            if name not in self.columns:
+                raise UsageError(f"fit.columns: no statistic {name!r}; {nearest(name, self.columns)}")
+        self.register_buffer("index", torch.tensor([self.columns.index(name) for name in self.inputs]))
+        self.register_buffer("mean", torch.zeros(len(self.inputs)))
+        self.register_buffer("scale", torch.ones(len(self.inputs)))
+        self.register_buffer("low", torch.full((len(self.inputs),), -torch.inf))
+        self.register_buffer("high", torch.full((len(self.inputs),), torch.inf))
+        widths = [len(self.inputs), *[width] * depth]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, stats: Tensor) -> Tensor:
+        """`(R, F)` float statistics, in the order of `columns`, to `(R,)` predicted loss; 0 is best, 1 is worst."""
+        chosen = stats.index_select(1, self.index)
+        scaled: Tensor = (chosen - self.mean) / self.scale
+        result: Tensor = self.layers(scaled).squeeze(1)
+        return result
+
+    @torch.no_grad()
+    def standardise(self, stats: Tensor) -> None:
+        """Sets scaler and seen ranges from `(R, F)` finite rows; a constant column is only centred."""
+        chosen = stats.index_select(1, self.index.to(stats.device)).double()
+        spread = chosen.std(0, correction=0)
+        self.mean.copy_(chosen.mean(0))
+        self.scale.copy_(torch.where(spread > 1e-9, spread, 1.0))
+        self.low.copy_(chosen.amin(0))
+        self.high.copy_(chosen.amax(0))
+
+    def outside(self, stats: Tensor) -> Tensor:
+        """`(R,)` bool: which rows have an input outside the range that the fit has seen."""
+        chosen = stats.index_select(1, self.index)
+        return ((chosen < self.low) | (chosen > self.high)).any(1)
+
+
+class Card(BaseModel):
+    """What a surrogate's file says of it besides the weights. Names only, never code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = _SCHEMA
+    app: str
+    measure: str
+    options: dict[str, Any]
+    """Settings of the measure's factory."""
+    facts: dict[str, Any]
+    """Facts of the task that the measure was built with, such as num_classes and ignore_index."""
+    version: int
+    level: str
+    columns: tuple[str, ...]
+    inputs: tuple[str, ...]
+    depth: int
+    width: int
+    activation: Activation
+    fidelity: dict[str, Any]
+
+
+def save(surrogate: Surrogate, card: Card, path: Path) -> None:
+    """Writes one `.safetensors` file, atomically; the same surrogate gives the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in surrogate.state_dict().items()}
+    text = json.dumps(card.model_dump(mode="json"), sort_keys=True)
+    write_atomic(path, safetensors.torch.save(tensors, metadata={"surrogate": text}))
+
+
+def load(path: Path) -> tuple[Surrogate, Card]:
+    """Reads what `save` wrote, onto the CPU.
+
+    Raises:
+        DataError: the file is missing, damaged, or not a surrogate.
+    """
+    card = read_card(path)
+    surrogate = Surrogate(
+        card.columns, inputs=card.inputs, depth=card.depth, width=card.width, activation=card.activation
+    )
+    try:
+        surrogate.load_state_dict(safetensors.torch.load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: weights do not fit their own description ({reason}); fit again") from None
+    return surrogate, card
+
+
+def read_card(path: Path) -> Card:
+    """The description of a surrogate's file, without its weights; raises `DataError` as `load` does."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected a surrogate, make one with `surrogate fit`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("surrogate")
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged or not safetensors ({error}); fit again") from None
+    if text is None:
+        raise DataError(f"{path}: safetensors, but not of a surrogate; expected a file written by `surrogate fit`")
+    try:
+        card = Card.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: description unreadable at {where!r} ({first['msg']}); fit again") from None
+    if card.schema_version != _SCHEMA:
+        raise DataError(f"{path}: format {card.schema_version}, this version reads {_SCHEMA}; fit again")
+    return card

@@ -1,0 +1,118 @@
+"""Recording soft statistics of a model's outputs next to the true loss (NeuroIoU, Section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from surrogate.batches import chunks, generator_of, load_batches, shuffled
+from surrogate.engine import Engine
+from surrogate.moves import KINDS, direction, move
+from surrogate.progress import Progress, Stage
+from surrogate.protocols import Dataset, Measure
+from surrogate.recipe import CollectRecipe
+from surrogate.regimes import change
+from surrogate.store import StoreWriter
+
+Perfect = Callable[[Tensor, Tensor], Tensor]
+_STEP = 0.05
+"""Length of a move, in units of the spread of the outputs: small, yet enough to tip some of the elements over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One batch to record: which samples, and the pool they come from (the sample id of its rows at batch level)."""
+
+    indices: list[int]
+    pool: int
+
+
+def plan(samples: int, settings: CollectRecipe, *, level: str, seed: int) -> list[Item]:
+    """The batches of a collection, in order.
+
+    At sample level each pass goes through the samples as they stand. At batch level the samples are cut into pools
+    first and batches are drawn within a pool, in a new order each pass, so that no held-out batch shares an image with
+    a fitted one.
+    """
+    if level == "sample":
+        return [
+            Item(indices, pool=-1)
+            for _ in range(settings.passes)
+            for indices in chunks(range(samples), settings.batch_size)
+        ]
+    order = shuffled(range(samples), seed)
+    pools = [order[number :: settings.pools] for number in range(settings.pools)]
+    return [
+        Item(indices, number)
+        for round_ in range(settings.passes)
+        for number, pool in enumerate(pools)
+        for indices in chunks(shuffled(pool, seed, round_, number), settings.batch_size)
+    ]
+
+
+@torch.no_grad()
+def collect(
+    engine: Engine,
+    model: nn.Module,
+    dataset: Dataset,
+    measure: Measure,
+    perfect: Perfect,
+    *,
+    rows: StoreWriter,
+    moves: StoreWriter,
+    settings: CollectRecipe,
+    seed: int,
+) -> Stage[None]:
+    """Writes a row per regime and row of the measure into `rows`, and the recorded moves into `moves`.
+
+    Streams: one batch is in memory at a time. A killed collection continues after its last sealed shards and ends in
+    the same bytes.
+    """
+    items = plan(len(dataset), settings, level=measure.level, seed=seed)
+    first = min(rows.cursor, moves.cursor)
+    model = engine.prepare(model).eval()
+    batches = engine.moved(load_batches(dataset, [item.indices for item in items[first:]]))
+    for number, (inputs, targets) in enumerate(batches, first):
+        item = items[number]
+        outputs = model(inputs).float()
+        ideal = perfect(outputs, targets)
+        generator = generator_of(seed, number)
+        if number >= rows.cursor:
+            for regime, name in enumerate(settings.regimes):
+                changed = change(name, outputs, ideal, generator)
+                value = measure.loss_of(measure.metric(changed, targets))
+                rows.append(measure.stats(changed, targets), value, sample_ids(item, len(value)), regime=regime)
+            rows.mark(number + 1)
+        if number >= moves.cursor:
+            for kind, stats, change_ in _moves(measure, outputs, targets, ideal, settings, seed, number):
+                moves.append(stats, change_, sample_ids(item, len(change_)), regime=kind)
+            moves.mark(number + 1)
+        yield Progress("collect", number + 1, len(items))
+    rows.close()
+    moves.close()
+
+
+def move_columns(measure: Measure) -> tuple[str, ...]:
+    """Columns of the store of moves: the statistics, and their derivatives along the move."""
+    return measure.columns + tuple(f"d_{name}" for name in measure.columns)
+
+
+def sample_ids(item: Item, rows: int) -> Tensor:
+    """`(rows,)` int64: the sample (or, at batch level, the pool) each row of a batch speaks of."""
+    if item.pool >= 0:
+        return torch.full((rows,), item.pool)
+    return torch.tensor(item.indices).repeat_interleave(rows // len(item.indices))
+
+
+def _moves(
+    measure: Measure, outputs: Tensor, targets: Tensor, ideal: Tensor, settings: CollectRecipe, seed: int, number: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    generator = generator_of(seed, number, 1)
+    for turn in range(settings.moves):
+        kind = (number * settings.moves + turn) % len(KINDS)
+        way = direction(KINDS[kind], outputs, ideal, generator)
+        stats, velocity, change_ = move(measure, outputs, targets, way, step=_STEP)
+        yield kind, torch.cat([stats, velocity], 1), change_

@@ -1,0 +1,107 @@
+"""What is installed, what a file holds, and whether this machine is ready: everything that is looked at and not run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surrogate import approximator, plugins
+from surrogate.errors import DataError, SurrogateError
+from surrogate.provenance import PACKAGES, versions
+from surrogate.recipe import read_toml
+from surrogate.rundir import RunDir, read_json
+from surrogate.store import StatsStore
+
+_EXTRAS = (("matplotlib", "figures", "pip install 'surrogate-loss[plot]'"),)
+
+
+def apps() -> list[dict[str, Any]]:
+    """Installed applications: name, package, version, and the error of one that does not load."""
+    return [_entry(p, app=None) for p in plugins.listed(plugins.APPS)]
+
+
+def measures(app: str | None = None) -> list[dict[str, Any]]:
+    """Installed measures of one app or of all: app, name, package, version, and the error of one that does not load."""
+    found = plugins.listed(plugins.MEASURES + app if app else plugins.MEASURES)
+    return [_entry(p, app=p.group.removeprefix(plugins.MEASURES)) for p in found]
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """What a run folder, a store, a shard or a surrogate's file holds; raises `DataError` where it is none of them."""
+    if (path / "recipe.toml").is_file():
+        return _run(RunDir(path))
+    if (path / "manifest.json").is_file() or path.name == "manifest.json" or path.suffix == ".h5":
+        return _store(path if path.is_dir() else path.parent, shard=path.name if path.suffix == ".h5" else None)
+    if path.suffix == ".safetensors":
+        return {"kind": "surrogate", **approximator.read_card(path).model_dump(mode="json")}
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected a run folder, a store or a surrogate.safetensors")
+    raise DataError(f"{path}: not a run folder, a store, a shard or a surrogate; nothing to inspect")
+
+
+def doctor() -> dict[str, Any]:
+    """Versions, device, and what is missing with the way to mend it; `ok` when every installed app loads."""
+    missing = [
+        {"what": package, "why": why, "fix": fix}
+        for package, why, fix in _EXTRAS
+        if versions((package,))[package] is None
+    ]
+    broken = [entry for entry in apps() + measures() if entry["error"]]
+    missing += [{"what": b["name"], "why": b["error"], "fix": f"reinstall or uninstall {b['package']}"} for b in broken]
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": {"python": platform.python_version(), **versions((*PACKAGES, "typer", "rich", "matplotlib"))},
+        "device": f"cuda: {torch.cuda.get_device_name()}" if cuda else f"cpu: {torch.get_num_threads()} threads",
+        "missing": missing,
+        "ok": not broken,
+    }
+
+
+def _entry(plugin: plugins.Plugin, *, app: str | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {} if app is None else {"app": app}
+    entry |= {"name": plugin.name, "package": plugin.package, "version": plugin.package_version, "error": None}
+    try:
+        plugins.load(plugin)
+    except SurrogateError as error:
+        entry["error"] = str(error)
+    return entry
+
+
+def _run(run: RunDir) -> dict[str, Any]:
+    report = read_json(run.report) if run.report.exists() else {}
+    return {
+        "kind": "run",
+        "run": str(run.root),
+        "recipe": read_toml(run.recipe),
+        "trained": (run.model / "train.json").exists(),
+        "collected": StatsStore.is_complete(run.stats),
+        "fitted": run.fit_report.exists(),
+        "finetuned": sorted(report),
+    }
+
+
+def _store(folder: Path, *, shard: str | None) -> dict[str, Any]:
+    store = StatsStore.open(folder)
+    shards = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["shards"]
+    if shard is not None:
+        shards = [entry for entry in shards if entry["file"] == shard]
+        if not shards:
+            raise DataError(f"{folder / shard}: not listed in {folder / 'manifest.json'}; a leftover, delete it")
+    spec = store.spec
+    return {
+        "kind": "store",
+        "app": spec.app,
+        "measure": spec.measure,
+        "version": spec.measure_version,
+        "level": spec.level,
+        "columns": list(spec.columns),
+        "regimes": list(spec.regimes),
+        "complete": store.complete,
+        "rows": store.rows,
+        "undefined": store.undefined,
+        "shards": shards,
+    }

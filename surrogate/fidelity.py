@@ -1,0 +1,46 @@
+"""How well a surrogate follows its metric, as numbers, on samples that the fit has not seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats as scipy_stats
+from sklearn.metrics import mean_absolute_error, r2_score
+from torch import Tensor, nn
+
+
+def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]:
+    """Agreement of `(R,)` predicted with `(R,)` true losses.
+
+    Returns:
+        `spearman`, `kendall` in [-1, 1] and `r2` in (-inf, 1]: None where they are undefined (constant values, fewer
+        than two rows); `mae` in units of the loss; `n_samples`, how many samples the rows come from.
+    """
+    x, y = predicted.double().cpu().numpy(), true.double().cpu().numpy()
+    varied = len(x) > 1 and bool(np.ptp(x) > 0) and bool(np.ptp(y) > 0)
+    return {
+        "spearman": float(scipy_stats.spearmanr(x, y).statistic) if varied else None,
+        "kendall": float(scipy_stats.kendalltau(x, y).statistic) if varied else None,
+        "r2": float(r2_score(y, x)) if len(x) > 1 and np.ptp(y) > 0 else None,
+        "mae": float(mean_absolute_error(y, x)) if len(x) else None,
+        "n_samples": int(samples.unique().numel()),
+    }
+
+
+def wrong_sign(surrogate: nn.Module, stats: Tensor, velocity: Tensor, change: Tensor) -> float | None:
+    """Share of moves whose true change the surrogate's directional derivative gets the sign of wrong.
+
+    `(R, F)` statistics, `(R, F)` their velocity along a feasible move (see `surrogate.moves`) and `(R,)` true change of
+    the loss. Moves that change nothing do not count; a derivative of 0 where something changes is wrong. None when
+    nothing changes anything.
+    """
+    stats = stats.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(surrogate(stats).sum(), stats)
+    slope = (gradient * velocity).sum(1)
+    counted = change != 0
+    if not counted.any():
+        return None
+    return float((slope.sign() != change.sign())[counted].double().mean())

@@ -1,0 +1,169 @@
+"""Fitting the approximator to recorded statistics (NeuroIoU, Eq. 3: mean squared error)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.model_selection import GroupShuffleSplit
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from surrogate.approximator import Surrogate
+from surrogate.batches import generator_of, seed_of
+from surrogate.checkpoint import load_state, save_state
+from surrogate.errors import DataError, DivergedError
+from surrogate.fidelity import fidelity, wrong_sign
+from surrogate.moves import KINDS
+from surrogate.progress import Progress, Stage
+from surrogate.recipe import FitRecipe
+from surrogate.store import Rows, StatsStore
+
+_SAVE_EVERY = 20
+"""Epochs between checkpoints: an epoch is a fraction of a second, so more would cost more than it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Row masks `(N,)`, disjoint by sample: fitted on, early stopping, and reported."""
+
+    fitted: Tensor
+    stopping: Tensor
+    heldout: Tensor
+
+
+def split_by_sample(samples: Tensor, *, share: float, seed: int) -> Split:
+    """Cuts `(N,)` sample ids so that no sample is on two sides: `share` held out for the report, as much for stopping.
+
+    Raises:
+        DataError: fewer than five samples.
+    """
+    unique = samples.unique()
+    if len(unique) < 5:
+        raise DataError(f"statistics of {len(unique)} samples; expected at least 5 to fit on some and test on others")
+    ids = unique.cpu().numpy()
+    kept, heldout = next(GroupShuffleSplit(1, test_size=share, random_state=seed).split(ids, groups=ids))
+    inner = GroupShuffleSplit(1, test_size=min(share / (1 - share), 0.5), random_state=seed)
+    _, stopping = next(inner.split(kept, groups=kept))
+    masks = [torch.isin(samples, unique[torch.as_tensor(part)]) for part in (kept[stopping], heldout)]
+    return Split(~(masks[0] | masks[1]), *masks)
+
+
+def fit(
+    rows: StatsStore, moves: StatsStore, *, settings: FitRecipe, seed: int, device: torch.device, state: Path
+) -> Stage[tuple[Surrogate, dict[str, Any]]]:
+    """Fits a surrogate to the rows of a store, held on the device as a whole.
+
+    Stops early when the error on samples set aside for it does not fall any more, and keeps the best weights. Its
+    progress is saved to `state`; a killed fit continues and ends in the same bytes (on a CPU).
+
+    Returns:
+        The surrogate, and its fidelity on held-out samples (see `report`).
+
+    Raises:
+        DataError: too few samples.
+        DivergedError: the error is no longer finite.
+    """
+    data = rows.read()
+    columns = rows.spec.columns
+    split = split_by_sample(data.sample, share=settings.holdout, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed))
+        surrogate = Surrogate(
+            columns,
+            inputs=settings.columns,
+            depth=settings.depth,
+            width=settings.width,
+            activation=settings.activation,
+        )
+    surrogate.standardise(data.stats[split.fitted])
+    surrogate.to(device)
+    fitted = _on(device, data, split.fitted)
+    stopping = _on(device, data, split.stopping)
+    yield from _descend(surrogate, fitted, stopping, settings, seed, state)
+    surrogate.cpu().requires_grad_(False).eval()
+    return surrogate, report(surrogate, data, split.heldout, rows.spec.regimes, moves)
+
+
+def report(surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moves: StatsStore) -> dict[str, Any]:
+    """Fidelity on held-out rows: over all regimes, by regime, and the share of wrong signs, over all moves and by kind."""
+    predicted = surrogate(data.stats)
+    by_regime = {}
+    for number, name in enumerate(regimes):
+        rows = heldout & (data.regime == number)
+        by_regime[name] = fidelity(predicted[rows], data.value[rows], data.sample[rows])
+    moved = moves.read()
+    unseen = torch.isin(moved.sample, data.sample[heldout].unique())
+    width = len(surrogate.columns)
+
+    def signs(rows: Tensor) -> float | None:
+        both = moved.stats[rows]
+        return wrong_sign(surrogate, both[:, :width], both[:, width:], moved.value[rows])
+
+    return {
+        **fidelity(predicted[heldout], data.value[heldout], data.sample[heldout]),
+        "wrong_sign": signs(unseen),
+        "by_regime": by_regime,
+        "wrong_sign_by_move": {kind: signs(unseen & (moved.regime == n)) for n, kind in enumerate(KINDS)},
+    }
+
+
+def _on(device: torch.device, data: Rows, mask: Tensor) -> tuple[Tensor, Tensor]:
+    return data.stats[mask].to(device), data.value[mask].to(device, torch.float32)
+
+
+def _descend(
+    surrogate: Surrogate,
+    fitted: tuple[Tensor, Tensor],
+    stopping: tuple[Tensor, Tensor],
+    settings: FitRecipe,
+    seed: int,
+    state: Path,
+) -> Stage[None]:
+    """Adam on the mean squared error, with the learning rate falling along a half cosine."""
+    optimizer = torch.optim.Adam(surrogate.parameters(), lr=settings.lr)
+    notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0}
+    best = copy.deepcopy(surrogate)
+    both = torch.nn.ModuleDict({"surrogate": surrogate, "best": best})
+    if state.exists():
+        notes = load_state(state, both, optimizer)
+    while notes["epoch"] < settings.epochs and notes["epoch"] - notes["best_epoch"] < settings.patience:
+        epoch = notes["epoch"]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+        for stats, value in _shuffled_batches(*fitted, settings.batch_size, generator_of(seed, epoch)):
+            optimizer.zero_grad(set_to_none=True)
+            mse_loss(surrogate(stats), value).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            error = float(mse_loss(surrogate(stopping[0]), stopping[1]))
+        if not math.isfinite(error):
+            raise DivergedError(f"fit: the error is {error} in epoch {epoch + 1}; try a lower fit.lr")
+        notes["epoch"] = epoch + 1
+        if error < notes["best"]:
+            notes |= {"best": error, "best_epoch": epoch + 1}
+            best.load_state_dict(surrogate.state_dict())
+        if notes["epoch"] % _SAVE_EVERY == 0:
+            save_state(state, both, optimizer, notes)
+        yield Progress(
+            "fit",
+            epoch + 1,
+            settings.epochs,
+            message=f"fit epoch {epoch + 1}/{settings.epochs}: rmse {error**0.5:.4f}" if epoch % 20 == 19 else "",
+            values={"rmse": error**0.5},
+        )
+    surrogate.load_state_dict(best.state_dict())
+
+
+def _shuffled_batches(
+    stats: Tensor, value: Tensor, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    order = torch.randperm(len(value), generator=generator).to(value.device)
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        yield stats[chosen], value[chosen]

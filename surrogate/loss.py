@@ -1,0 +1,70 @@
+"""The learned loss: a measure's soft statistics through a frozen surrogate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from surrogate import approximator, plugins
+from surrogate.errors import DataError
+from surrogate.protocols import Measure
+
+
+class SurrogateLoss(nn.Module):
+    """Called like `nn.CrossEntropyLoss`: `loss(outputs, targets)` is a scalar, the mean predicted loss of the rows.
+
+    Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN in the outputs gives NaN.
+    Statistics and surrogate run in fp32, also under autocast. The surrogate is frozen: only the outputs get a gradient
+    (NeuroIoU, Algorithm 1, Eq. 5).
+    """
+
+    def __init__(self, measure: Measure, surrogate: nn.Module) -> None:
+        super().__init__()
+        self.measure = measure
+        self.surrogate = surrogate.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """A loss from a file that `surrogate fit` wrote, on the CPU; `.to(device)` moves it.
+
+        Raises:
+            DataError: the file is missing, damaged, or was fitted for another version of its measure.
+            UsageError: its measure is not installed.
+        """
+        surrogate, card = approximator.load(Path(path))
+        measure = plugins.load_measure(card.app, card.measure, facts=card.facts, options=card.options)
+        check_matches(card, measure, path=Path(path))
+        return cls(measure, surrogate)
+
+    def train(self, mode: bool = True) -> Self:
+        """Keeps the surrogate in evaluation mode, whatever the training loop asks for."""
+        super().train(mode)
+        self.surrogate.eval()
+        return self
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Outputs and targets as the measure takes them, to a scalar."""
+        with torch.autocast(outputs.device.type, enabled=False):
+            stats = self.measure.stats(outputs, targets)
+            defined = ~stats.isnan().all(1)
+            predicted = self.surrogate(torch.where(defined.unsqueeze(1), stats, 0.0))
+            total = torch.where(defined, predicted, 0.0).sum()
+            # Undefined rows are NaN and so is a broken model: the second must not pass for the first.
+            poison = outputs.detach().sum(dtype=torch.float32) * 0.0
+            return total / defined.sum().clamp_min(1) + poison
+
+
+def check_matches(card: approximator.Card, measure: Measure, *, path: Path) -> None:
+    """Raises `DataError` where a surrogate was fitted for another version, level or columns of its measure."""
+    for what, found, expected in (
+        ("version", card.version, measure.version),
+        ("level", card.level, measure.level),
+        ("columns", card.columns, measure.columns),
+    ):
+        if found != expected:
+            raise DataError(
+                f"{path}: fitted for {what} {found} of measure {card.measure!r}, installed is {expected}; fit again"
+            )

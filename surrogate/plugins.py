@@ -1,0 +1,104 @@
+"""Apps and measures by entry point: looked up by name, loaded one at a time. The built-in ones arrive the same way.
+
+    [project.entry-points."surrogate.apps"]
+    segmentation = "surrogate_segmentation:app"             # an `App`
+
+    [project.entry-points."surrogate.measures.segmentation"]
+    iou = "surrogate_segmentation.measures:iou"             # a `MeasureFactory`
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from surrogate.errors import UsageError, nearest
+from surrogate.protocols import App, Measure
+
+APPS = "surrogate.apps"
+MEASURES = "surrogate.measures."
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One entry point, not loaded."""
+
+    name: str
+    group: str
+    package: str
+    package_version: str
+    target: str
+
+
+def listed(group: str) -> list[Plugin]:
+    """What is installed under a group, or under all groups that begin with it when it ends in a dot; by name.
+
+    Imports nothing.
+    """
+    groups = [g for g in entry_points().groups if g == group or (group.endswith(".") and g.startswith(group))]
+    found = [_plugin(ep) for g in groups for ep in entry_points(group=g)]
+    return sorted(found, key=lambda p: (p.group, p.name, p.package))
+
+
+def load_app(name: str) -> App:
+    """The app of that name; raises `UsageError` when there is none, or two, or it does not load."""
+    app: App = _named(APPS, name, kind="app")
+    return app
+
+
+def load_measure(app: str, name: str, *, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Measure:
+    """Builds a measure of an app from the facts of the task and the settings of the recipe.
+
+    Raises:
+        UsageError: no such measure, or two of that name, or it does not load, or it does not take an option.
+    """
+    factory = _named(MEASURES + app, name, kind=f"measure of app {app!r}")
+    parameters = inspect.signature(factory).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for option in options:
+        if option not in parameters and not takes_all:
+            known = [p for p in parameters if p not in facts]
+            raise UsageError(f"unknown recipe key 'measure.{option}' for measure {name!r}; {nearest(option, known)}")
+    asked = {key: value for key, value in facts.items() if takes_all or key in parameters}
+    keywords = {**asked, **options}
+    for parameter in parameters.values():
+        if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in keywords:
+            raise UsageError(
+                f"measure {name!r} asks for {parameter.name!r}, which app {app!r} does not tell (it tells "
+                f"{', '.join(sorted(facts)) or 'nothing'}); set it in the recipe as measure.{parameter.name}"
+            )
+    measure = factory(**keywords)
+    if not isinstance(measure, Measure):
+        raise UsageError(f"measure {name!r} gave a {type(measure).__name__}; expected a surrogate.protocols.Measure")
+    return measure
+
+
+def load(plugin: Plugin) -> Any:
+    """What an entry point names; raises `UsageError`, naming the package, when it does not load."""
+    try:
+        return EntryPoint(plugin.name, plugin.target, plugin.group).load()
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(
+            f"{plugin.target} of package {plugin.package} does not load ({type(error).__name__}: {reason}); "
+            f"reinstall or uninstall {plugin.package}"
+        ) from error
+
+
+def _named(group: str, name: str, *, kind: str) -> Any:
+    found = [plugin for plugin in listed(group) if plugin.name == name]
+    if not found:
+        raise UsageError(f"no {kind} is called {name!r}; {nearest(name, {p.name for p in listed(group)})}")
+    if len(found) > 1:
+        owners = " and ".join(plugin.package for plugin in found)
+        raise UsageError(f"two packages bring a {kind} called {name!r}: {owners}; uninstall one")
+    return load(found[0])
+
+
+def _plugin(ep: EntryPoint) -> Plugin:
+    package = ep.dist.name if ep.dist else "unknown"
+    version = ep.dist.version if ep.dist else "unknown"
+    return Plugin(ep.name, ep.group, package, version, ep.value)

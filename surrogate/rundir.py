@@ -1,0 +1,105 @@
+"""Which file each stage reads and writes, under which recipe, and how far a run is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surrogate.atomic import write_atomic
+from surrogate.errors import DataError, UsageError
+from surrogate.recipe import Recipe, differing_keys, to_toml
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One run folder.
+
+    runs/<name>/recipe.toml  provenance.json  model/  stats/  moves/  surrogate.safetensors  fit.json
+                finetune-<loss>/  report.json
+    """
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the baseline model's training."""
+        return self.root / "model"
+
+    @property
+    def stats(self) -> Path:
+        return self.root / "stats"
+
+    @property
+    def moves(self) -> Path:
+        return self.root / "moves"
+
+    @property
+    def surrogate(self) -> Path:
+        return self.root / "surrogate.safetensors"
+
+    @property
+    def fit_state(self) -> Path:
+        """Checkpoint of a fit under way; gone when it is done."""
+        return self.root / "fit-state.safetensors"
+
+    @property
+    def fit_report(self) -> Path:
+        return self.root / "fit.json"
+
+    @property
+    def report(self) -> Path:
+        """Before and after of every finetuning, by loss."""
+        return self.root / "report.json"
+
+    def finetune(self, loss: str) -> Path:
+        """Folder of the finetuning through that loss."""
+        return self.root / f"finetune-{loss}"
+
+
+def newest(parent: Path = Path("runs")) -> RunDir:
+    """The run folder below `parent` whose recipe was written last; raises `UsageError` when there is none."""
+    recipes = sorted(parent.glob("*/recipe.toml"), key=lambda path: path.stat().st_mtime_ns)
+    if not recipes:
+        raise UsageError(f"no run in {parent}/; make one with `surrogate fit --app segmentation`, or name one with --run")
+    return RunDir(recipes[-1].parent)
+
+
+def claim(path: Path, recipe: Recipe, before: Recipe | None) -> None:
+    """Writes the recipe a folder is for, or, where it already has one (`before`), insists that it is the same.
+
+    Raises:
+        UsageError: the folder belongs to another recipe; the differing keys are named.
+    """
+    if before is None:
+        write_atomic(path, to_toml(recipe).encode())
+        return
+    differing = differing_keys(before, recipe)
+    if differing:
+        raise UsageError(
+            f"{path.parent}: was made with another recipe, differing in {', '.join(differing)}; "
+            "name a new folder with --run, or delete this one"
+        )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON for people and programs: indented, keys sorted, atomically; NaN is refused."""
+    write_atomic(path, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads what `write_json` wrote; raises `DataError` when it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable ({error}); delete it and run the command again") from None
+    return content
