@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,12 +67,20 @@ class Surrogate(nn.Module):
         self.register_buffer("high", torch.full((len(self.inputs),), torch.inf))
         widths = [len(self.inputs), *[width] * depth]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, stats: Tensor) -> Tensor:
-        """`(R, F)` float statistics, in the order of `columns`, to `(R,)` predicted loss; 0 is best, 1 is worst."""
+        """`(R, F)` float statistics, in the order of `columns`, to `(R,)` predicted loss in [0, 1]; 0 is best.
+
+        The value is clamped to [0, 1]; the gradient passes as if it were not, so that a row at the bound can leave it.
+        """
+        latent = self.latent(stats)
+        return latent + (latent.clamp(0.0, 1.0) - latent).detach()
+
+    def latent(self, stats: Tensor) -> Tensor:
+        """`(R,)` output of the network before it is clamped: beyond [0, 1] for rows at the metric's bounds."""
         chosen = stats.index_select(1, self.index)
         scaled: Tensor = (chosen - self.mean) / self.scale
         result: Tensor = self.layers(scaled).squeeze(1)

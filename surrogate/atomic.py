@@ -29,9 +29,7 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(
-            f"{path}: cannot be written ({reason}); expected a writable folder with free space"
-        ) from error
+        raise DataError(f"{path}: cannot be written ({reason}); expected a writable folder with free space") from error
 
 
 def sweep(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The order of the data: a function of the seed and the epoch alone, so that every loss sees the same and a run resumes."""
+"""The order of the data: a function of seed and epoch alone, so that every loss sees the same and a run resumes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, n
     state = optimizer.state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, entry in state["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items() if value is not None}
+        tensors |= {
+            f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items() if value is not None
+        }
     text = json.dumps({"groups": state["param_groups"], "notes": notes}, sort_keys=True)
     write_atomic(path, safetensors.torch.save(_plain(tensors), metadata={"state": text}))
 
@@ -30,7 +32,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     try:
         with safe_open(path, framework="pt") as file:
             text = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
         entries: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -56,7 +58,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: not the weights of this model ({reason}); train again or name other weights") from None
+        raise DataError(
+            f"{path}: not the weights of this model ({reason}); train again or name other weights"
+        ) from None
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -93,6 +93,7 @@ def collect(
         yield Progress("collect", number + 1, len(items))
     rows.close()
     moves.close()
+    yield Progress("collect", len(items), len(items), message=f"collected statistics of {len(items)} batches")
 
 
 def move_columns(measure: Measure) -> tuple[str, ...]:
@@ -108,7 +109,13 @@ def sample_ids(item: Item, rows: int) -> Tensor:
 
 
 def _moves(
-    measure: Measure, outputs: Tensor, targets: Tensor, ideal: Tensor, settings: CollectRecipe, seed: int, number: int
+    measure: Measure,
+    outputs: Tensor,
+    targets: Tensor,
+    ideal: Tensor,
+    settings: CollectRecipe,
+    seed: int,
+    number: int,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     generator = generator_of(seed, number, 1)
     for turn in range(settings.moves):

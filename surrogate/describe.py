@@ -54,7 +54,10 @@ def doctor() -> dict[str, Any]:
     missing += [{"what": b["name"], "why": b["error"], "fix": f"reinstall or uninstall {b['package']}"} for b in broken]
     cuda = torch.cuda.is_available()
     return {
-        "versions": {"python": platform.python_version(), **versions((*PACKAGES, "typer", "rich", "matplotlib"))},
+        "versions": {
+            "python": platform.python_version(),
+            **versions((*PACKAGES, "typer", "rich", "matplotlib")),
+        },
         "device": f"cuda: {torch.cuda.get_device_name()}" if cuda else f"cpu: {torch.get_num_threads()} threads",
         "missing": missing,
         "ok": not broken,
@@ -63,7 +66,12 @@ def doctor() -> dict[str, Any]:
 
 def _entry(plugin: plugins.Plugin, *, app: str | None) -> dict[str, Any]:
     entry: dict[str, Any] = {} if app is None else {"app": app}
-    entry |= {"name": plugin.name, "package": plugin.package, "version": plugin.package_version, "error": None}
+    entry |= {
+        "name": plugin.name,
+        "package": plugin.package,
+        "version": plugin.package_version,
+        "error": None,
+    }
     try:
         plugins.load(plugin)
     except SurrogateError as error:

@@ -20,7 +20,9 @@ class Engine:
         from accelerate import Accelerator  # half a second that only a stage should pay
 
         if recipe.device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("--device cuda: no CUDA device found; use --device auto or cpu, `surrogate doctor` tells more")
+            raise UsageError(
+                "--device cuda: no CUDA device found; use --device auto or cpu, `surrogate doctor` tells more"
+            )
         cpu = recipe.device == "cpu" or not torch.cuda.is_available()
         precision = "no" if recipe.precision == "fp32" else recipe.precision
         self._accelerator = Accelerator(cpu=cpu, mixed_precision=precision)

@@ -15,7 +15,14 @@ from surrogate.protocols import Dataset, Measure, Score
 
 @torch.no_grad()
 def evaluate(
-    engine: Engine, model: nn.Module, dataset: Dataset, *, score: Score, measure: Measure, key: str, batch_size: int
+    engine: Engine,
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    score: Score,
+    measure: Measure,
+    key: str,
+    batch_size: int,
 ) -> Stage[dict[str, Any]]:
     """The score's numbers and, under `key`, the mean of the measure over its defined rows (None when there is none).
 

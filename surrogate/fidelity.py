@@ -25,7 +25,7 @@ def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]
         "kendall": float(scipy_stats.kendalltau(x, y).statistic) if varied else None,
         "r2": float(r2_score(y, x)) if len(x) > 1 and np.ptp(y) > 0 else None,
         "mae": float(mean_absolute_error(y, x)) if len(x) else None,
-        "n_samples": int(samples.unique().numel()),
+        "n_samples": int(torch.unique(samples).numel()),
     }
 
 

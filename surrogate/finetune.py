@@ -71,8 +71,8 @@ def finetune(
 ) -> Stage[dict[str, Any]]:
     """Trains `model` in place through `loss` and leaves it with the weights of the best epoch.
 
-    Every epoch ends with a checkpoint, so a killed run continues from its last finished epoch and ends in the same bytes
-    (on a CPU, with the same number of threads). With `keep_start`, the start counts as epoch 0 of the choice, so a
+    Every epoch ends with a checkpoint, so a killed run continues after its last finished epoch and ends in the
+    same bytes (on a CPU, with the same number of threads). With `keep_start`, the start counts as epoch 0 of the choice, so a
     finetuned model is never worse than its start on validation data.
 
     Writes:
@@ -99,7 +99,7 @@ def finetune(
         epoch = notes["epoch"] + 1
         mean = yield from _epoch(engine, model, loss, train, optimizer, settings, seed, epoch, stage)
         if not math.isfinite(mean):
-            kept = f"the best checkpoint, of epoch {notes['best_epoch']}, is in {folder}" if best.exists() else "no checkpoint"
+            kept = f"{best} of epoch {notes['best_epoch']}" if best.exists() else "nothing yet"
             raise DivergedError(f"{stage}: loss is {mean} in epoch {epoch}; kept: {kept}; try a lower --lr")
         scores = yield from validate(model)
         notes = _noted(notes, epoch, mean, scores, select)
@@ -112,7 +112,8 @@ def finetune(
             stage,
             epoch,
             settings.epochs,
-            message=f"{stage} epoch {epoch}/{settings.epochs}: loss {mean:.4f}, val {select.key} {_shown(scores[select.key])}",
+            message=f"{stage} epoch {epoch}/{settings.epochs}: loss {mean:.4f}, "
+            f"val {select.key} {_shown(scores[select.key])}",
             values={"loss": mean},
         )
     load_weights(best, model)
@@ -162,9 +163,7 @@ def _lr(settings: TrainRecipe, step: int, steps: int) -> float:
     return settings.lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
-def _noted(
-    notes: dict[str, Any], epoch: int, mean: float, scores: dict[str, Any], select: Selection
-) -> dict[str, Any]:
+def _noted(notes: dict[str, Any], epoch: int, mean: float, scores: dict[str, Any], select: Selection) -> dict[str, Any]:
     history = [*notes["history"], {"epoch": epoch, "loss": mean, "val": scores}]
     notes = {**notes, "epoch": epoch, "history": history}
     if notes["best_epoch"] < 0 or select.better(scores[select.key], notes["best"].get(select.key)):

@@ -1,4 +1,4 @@
-"""Fitting the approximator to recorded statistics (NeuroIoU, Eq. 3: mean squared error)."""
+"""Fitting the approximator to recorded statistics (NeuroIoU, Eq. 3: mean squared error, censored at the bounds)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from surrogate.approximator import Surrogate
 from surrogate.batches import generator_of, seed_of
@@ -24,6 +23,8 @@ from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
 from surrogate.store import Rows, StatsStore
 
+_MARGIN = 0.02
+"""How far beyond a bound the output for a row at that bound should be, in units of the loss."""
 _SAVE_EVERY = 20
 """Epochs between checkpoints: an epoch is a fraction of a second, so more would cost more than it saves."""
 
@@ -43,7 +44,7 @@ def split_by_sample(samples: Tensor, *, share: float, seed: int) -> Split:
     Raises:
         DataError: fewer than five samples.
     """
-    unique = samples.unique()
+    unique = torch.unique(samples)
     if len(unique) < 5:
         raise DataError(f"statistics of {len(unique)} samples; expected at least 5 to fit on some and test on others")
     ids = unique.cpu().numpy()
@@ -90,15 +91,30 @@ def fit(
     return surrogate, report(surrogate, data, split.heldout, rows.spec.regimes, moves)
 
 
-def report(surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moves: StatsStore) -> dict[str, Any]:
-    """Fidelity on held-out rows: over all regimes, by regime, and the share of wrong signs, over all moves and by kind."""
+def censored_error(latent: Tensor, value: Tensor) -> Tensor:
+    """Mean squared error of `(R,)` latent outputs, with rows at the bounds taken as censored (Tobin 1958).
+
+    Many rows share the best or the worst value of a bounded metric. All of them should be predicted *at* the bound, not
+    scattered around it, or their order is noise. So such a row asks for an output at least a margin beyond the
+    bound and is content with anything further out; `Surrogate.forward` clamps.
+    """
+    worst, best = value >= 1.0, value <= 0.0
+    short = latent - (value + _MARGIN * (worst.to(value) - best.to(value)))
+    content = (worst & (short > 0)) | (best & (short < 0))
+    return torch.where(content, 0.0, short).square().mean()
+
+
+def report(
+    surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moves: StatsStore
+) -> dict[str, Any]:
+    """Fidelity on held-out rows, over all regimes and by regime, and the share of wrong signs by kind of move."""
     predicted = surrogate(data.stats)
     by_regime = {}
     for number, name in enumerate(regimes):
         rows = heldout & (data.regime == number)
         by_regime[name] = fidelity(predicted[rows], data.value[rows], data.sample[rows])
     moved = moves.read()
-    unseen = torch.isin(moved.sample, data.sample[heldout].unique())
+    unseen = torch.isin(moved.sample, torch.unique(data.sample[heldout]))
     width = len(surrogate.columns)
 
     def signs(rows: Tensor) -> float | None:
@@ -138,10 +154,10 @@ def _descend(
             group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
         for stats, value in _shuffled_batches(*fitted, settings.batch_size, generator_of(seed, epoch)):
             optimizer.zero_grad(set_to_none=True)
-            mse_loss(surrogate(stats), value).backward()  # type: ignore[no-untyped-call]
+            censored_error(surrogate.latent(stats), value).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.no_grad():
-            error = float(mse_loss(surrogate(stopping[0]), stopping[1]))
+            error = float(censored_error(surrogate.latent(stopping[0]), stopping[1]))
         if not math.isfinite(error):
             raise DivergedError(f"fit: the error is {error} in epoch {epoch + 1}; try a lower fit.lr")
         notes["epoch"] = epoch + 1
@@ -154,10 +170,11 @@ def _descend(
             "fit",
             epoch + 1,
             settings.epochs,
-            message=f"fit epoch {epoch + 1}/{settings.epochs}: rmse {error**0.5:.4f}" if epoch % 20 == 19 else "",
             values={"rmse": error**0.5},
         )
     surrogate.load_state_dict(best.state_dict())
+    found = f"fitted on {len(fitted[1])} rows in {notes['epoch']} epochs, best rmse {notes['best'] ** 0.5:.4f}"
+    yield Progress("fit", settings.epochs, settings.epochs, message=found)
 
 
 def _shuffled_batches(

@@ -45,7 +45,9 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
 
 def move(measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, step: float) -> Move:
     """Moves `outputs` by `step * way` and records what happens to each row of the measure."""
-    stats, velocity = torch.autograd.functional.jvp(lambda o: measure.stats(o, targets), outputs, way)
+    stats, velocity = torch.autograd.functional.jvp(  # type: ignore[no-untyped-call]
+        lambda o: measure.stats(o, targets), outputs, way
+    )
     with torch.no_grad():
         before = measure.loss_of(measure.metric(outputs, targets))
         after = measure.loss_of(measure.metric(outputs + step * way, targets))

@@ -1,100 +1,41 @@
-"""The glue: stages over an app, a recipe and a run folder. Each makes what it needs and is missing, and nothing twice."""
+"""The glue: stages over an app, a recipe and a run folder. Each makes what is missing first, and nothing twice."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from surrogate import approximator, checkpoint, collect as collecting, finetune as finetuning, fit as fitting, plugins
+from surrogate import approximator, checkpoint, moves
+from surrogate import collect as collecting
+from surrogate import finetune as finetuning
+from surrogate import fit as fitting
 from surrogate.batches import seed_of
-from surrogate.describe import apps as apps, doctor as doctor, inspect as inspect, measures as measures
-from surrogate.engine import Engine
+from surrogate.describe import apps, doctor, inspect, measures
 from surrogate.errors import DataError, UsageError, nearest
-from surrogate.evaluate import evaluate as evaluating, measure_key
 from surrogate.loss import SurrogateLoss, check_matches
 from surrogate.progress import Progress, Stage
-from surrogate.protocols import App, Measure, Task
-from surrogate.provenance import provenance
-from surrogate.recipe import Recipe, build, merged, read_toml
-from surrogate.rundir import RunDir, claim, newest, read_json, write_json
+from surrogate.rundir import RunDir, read_json, write_json
 from surrogate.store import StatsStore, StoreSpec, StoreWriter
+from surrogate.work import Request, Work, claim_finetune, claim_run, open_work
 
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a user asks for: an app, a run folder, a recipe by name or file, and dotted settings that change it."""
-
-    app: str | None = None
-    run: Path | None = None
-    recipe: str | None = None
-    overrides: tuple[tuple[str, Any], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """A request made concrete. Data is opened and checked when it is first needed."""
-
-    app: App
-    recipe: Recipe
-    run: RunDir
-
-    @cached_property
-    def task(self) -> Task:
-        return self.app.open(self.recipe)
-
-    @cached_property
-    def engine(self) -> Engine:
-        return Engine(self.recipe)
-
-    @cached_property
-    def measure(self) -> Measure:
-        settings = self.recipe.measure
-        return plugins.load_measure(self.recipe.app, settings.name, facts=self.task.facts, options=settings.options)
-
-    @cached_property
-    def key(self) -> str:
-        return measure_key(self.recipe.measure.name, self.measure)
-
-    @property
-    def spec(self) -> str:
-        """How the numbers of this run are to be read."""
-        return f"{self.task.score().spec}; {self.key} = mean over defined rows"
-
-    def model(self) -> nn.Module:
-        """A new model, drawn from the recipe's seed."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed_of(self.recipe.seed))
-            return self.task.model()
-
-    def baseline_model(self) -> nn.Module:
-        """The model of the `train` stage."""
-        model = self.model()
-        checkpoint.load_weights(self.run.model / "model.safetensors", model)
-        return model
-
-    def selection(self) -> finetuning.Selection:
-        """Checkpoints are chosen by the measure's exact data-set form where the task has one, else by its mean."""
-        key = self.task.headlines.get(self.recipe.measure.name, self.key)
-        return finetuning.Selection(key, self.measure.higher_is_better)
-
-    def scores(self, model: nn.Module, split: str) -> Stage[dict[str, Any]]:
-        """True numbers of a model on a split."""
-        return evaluating(
-            self.engine,
-            self.engine.prepare(model),
-            self.task.dataset(split),
-            score=self.task.score(),
-            measure=self.measure,
-            key=self.key,
-            batch_size=self.recipe.train.batch_size,
-        )
+__all__ = [
+    "Request",
+    "apps",
+    "collect",
+    "doctor",
+    "evaluate",
+    "finetune",
+    "fit",
+    "inspect",
+    "measures",
+    "train",
+]
 
 
 def train(request: Request) -> Stage[dict[str, Any]]:
@@ -114,17 +55,17 @@ def fit(request: Request) -> Stage[dict[str, Any]]:
 
 def finetune(request: Request) -> Stage[dict[str, Any]]:
     """Finetunes the baseline model through the surrogate, or through a hand-made loss by name."""
-    work = _work(request)
+    work = open_work(request)
     loss = work.recipe.finetune.loss
     if loss != "surrogate" and loss not in work.app.baselines:
         raise UsageError(f"--loss {loss}: no such loss; {nearest(loss, ['surrogate', *work.app.baselines])}")
-    _claim_run(work)
+    claim_run(work)
     return (yield from _finetune(work))
 
 
 def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
     """True numbers of the finetuned model, or of the baseline model when there is none (`finetune.loss` = "none")."""
-    work = _work(request)
+    work = open_work(request)
     loss = work.recipe.finetune.loss
     folder = work.run.finetune(loss)
     if "finetune.loss" in dict(request.overrides) and loss != "none" and not folder.exists():
@@ -144,6 +85,12 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
         "metrics": list(scores.values())[-1],
         "figures": [str(path) for path in work.task.figures(work.run.root, models, scores)],
     }
+
+
+def _claimed(request: Request) -> Work:
+    work = open_work(request)
+    claim_run(work)
+    return work
 
 
 def _train(work: Work) -> Stage[dict[str, Any]]:
@@ -187,10 +134,8 @@ def _collect(work: Work) -> Stage[dict[str, Any]]:
     if not (StatsStore.is_complete(stats) and StatsStore.is_complete(work.run.moves)):
         spec = _store_spec(work)
         rows = StoreWriter(stats, spec, shard_rows=settings.shard_rows)
-        moved = dataclasses.replace(
-            spec, columns=collecting.move_columns(work.measure), regimes=collecting.KINDS
-        )
-        moves = StoreWriter(work.run.moves, moved, shard_rows=settings.shard_rows)
+        moved = dataclasses.replace(spec, columns=collecting.move_columns(work.measure), regimes=moves.KINDS)
+        moved_rows = StoreWriter(work.run.moves, moved, shard_rows=settings.shard_rows)
         yield from collecting.collect(
             work.engine,
             work.baseline_model(),
@@ -198,7 +143,7 @@ def _collect(work: Work) -> Stage[dict[str, Any]]:
             work.measure,
             work.task.perfect,
             rows=rows,
-            moves=moves,
+            moves=moved_rows,
             settings=settings,
             seed=work.recipe.seed,
         )
@@ -222,10 +167,10 @@ def _fit(work: Work) -> Stage[dict[str, Any]]:
     if work.run.fit_report.exists():
         return read_json(work.run.fit_report)
     yield from _collect(work)
-    rows, moves = StatsStore.open(work.run.stats), StatsStore.open(work.run.moves)
+    rows = StatsStore.open(work.run.stats)
     surrogate, fidelity = yield from fitting.fit(
         rows,
-        moves,
+        StatsStore.open(work.run.moves),
         settings=work.recipe.fit,
         seed=work.recipe.seed,
         device=work.engine.device,
@@ -252,7 +197,7 @@ def _fit(work: Work) -> Stage[dict[str, Any]]:
 def _finetune(work: Work) -> Stage[dict[str, Any]]:
     settings = work.recipe.finetune
     folder = work.run.finetune(settings.loss)
-    _claim_finetune(work, folder)
+    claim_finetune(work, folder)
     finished = _finished(work.run)
     if settings.loss not in finished:
         if settings.loss == "surrogate" and not settings.surrogate:
@@ -300,12 +245,14 @@ def _loss(work: Work) -> nn.Module:
     wanted = (work.recipe.app, work.recipe.measure.name)
     if (card.app, card.measure) != wanted:
         raise DataError(
-            f"{path}: fitted for measure {card.measure!r} of app {card.app!r}; this run is about {wanted[1]!r} of {wanted[0]!r}"
+            f"{path}: fitted for measure {card.measure!r} of app {card.app!r}, this run is about {wanted[1]!r} of "
+            f"{wanted[0]!r}; fit again"
         )
     for fact, value in card.facts.items():
         if fact in work.task.facts and work.task.facts[fact] != value:
             raise DataError(
-                f"{path}: fitted with {fact}={value}, this run has {fact}={work.task.facts[fact]}; fit again on this data"
+                f"{path}: fitted with {fact}={value}, this run has {fact}={work.task.facts[fact]}; "
+                "fit again on this data"
             )
     check_matches(card, work.measure, path=path)
     return SurrogateLoss(work.measure, surrogate)
@@ -340,74 +287,9 @@ def _store_spec(work: Work) -> StoreSpec:
     )
 
 
-def _work(request: Request) -> Work:
-    """Finds run folder, app and recipe: the folder's own recipe with the overrides, or a new one."""
-    run = RunDir(request.run or (Path("runs") / request.app if request.app else newest().root))
-    if run.recipe.exists() and request.recipe is None:
-        settings = read_toml(run.recipe)
-    elif request.app is None and request.recipe is None:
-        raise UsageError(f"{run.root}: no run there; begin one with --app {' or '.join(_app_names())}")
-    else:
-        settings = {}
-    name = request.app or settings.get("app") or _app_of(request.recipe)
-    app = plugins.load_app(name)
-    if request.recipe is not None:
-        settings = read_toml(_recipe_path(app, request.recipe))
-    settings = merged({**settings, "app": settings.get("app", name)}, request.overrides)
-    if settings["app"] != name:
-        raise UsageError(f"{run.root}: belongs to app {settings['app']!r}, not {name!r}; name another folder with --run")
-    return Work(app, build(app.recipe, settings, where="recipe"), run)
-
-
-def _claimed(request: Request) -> Work:
-    work = _work(request)
-    _claim_run(work)
-    return work
-
-
-def _claim_run(work: Work) -> None:
-    """The run folder is for this recipe; how it is finetuned and where it is computed may differ between commands."""
-    work.task  # noqa: B018: data is checked before anything is written
-    work.measure  # noqa: B018
-    before = build(type(work.recipe), read_toml(work.run.recipe), where=str(work.run.recipe)) if work.run.recipe.exists() else None
-    recipe = work.recipe
-    if before is not None:
-        recipe = recipe.model_copy(update={"finetune": before.finetune, "device": before.device})
-    claim(work.run.recipe, recipe, before)
-    write_json(work.run.provenance, provenance())
-
-
-def _claim_finetune(work: Work, folder: Path) -> None:
-    path = folder / "recipe.toml"
-    before = build(type(work.recipe), read_toml(path), where=str(path)) if path.exists() else None
-    recipe = work.recipe if before is None else work.recipe.model_copy(update={"device": before.device})
-    claim(path, recipe, before)
-
-
 def _finished(run: RunDir) -> dict[str, Any]:
     return read_json(run.report) if run.report.exists() else {}
 
 
 def _scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in scores.items() if not isinstance(value, Mapping)}
-
-
-def _recipe_path(app: App, recipe: str) -> Path:
-    if recipe in app.recipes:
-        return app.recipes[recipe]
-    path = Path(recipe)
-    if path.suffix == ".toml":
-        return path
-    raise UsageError(f"--recipe {recipe}: neither a TOML file nor a shipped recipe; {nearest(recipe, app.recipes)}")
-
-
-def _app_of(recipe: str | None) -> str:
-    if recipe is not None and recipe.endswith(".toml"):
-        name = read_toml(Path(recipe)).get("app")
-        if isinstance(name, str):
-            return name
-    raise UsageError(f"--recipe {recipe}: does not name an app; add --app {' or '.join(_app_names())}")
-
-
-def _app_names() -> list[str]:
-    return [plugin.name for plugin in plugins.listed(plugins.APPS)]

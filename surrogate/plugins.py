@@ -1,10 +1,10 @@
 """Apps and measures by entry point: looked up by name, loaded one at a time. The built-in ones arrive the same way.
 
-    [project.entry-points."surrogate.apps"]
-    segmentation = "surrogate_segmentation:app"             # an `App`
+[project.entry-points."surrogate.apps"]
+segmentation = "surrogate_segmentation:app"             # an `App`
 
-    [project.entry-points."surrogate.measures.segmentation"]
-    iou = "surrogate_segmentation.measures:iou"             # a `MeasureFactory`
+[project.entry-points."surrogate.measures.segmentation"]
+iou = "surrogate_segmentation.measures:iou"             # a `MeasureFactory`
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ def load_measure(app: str, name: str, *, facts: Mapping[str, Any], options: Mapp
     asked = {key: value for key, value in facts.items() if takes_all or key in parameters}
     keywords = {**asked, **options}
     for parameter in parameters.values():
-        if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in keywords:
+        if (
+            parameter.default is parameter.empty
+            and parameter.kind is parameter.KEYWORD_ONLY
+            and parameter.name not in keywords
+        ):
             raise UsageError(
                 f"measure {name!r} asks for {parameter.name!r}, which app {app!r} does not tell (it tells "
                 f"{', '.join(sorted(facts)) or 'nothing'}); set it in the recipe as measure.{parameter.name}"

@@ -106,7 +106,7 @@ class Task(Protocol):
     """An application bound to a recipe: its data checked, ready to be trained on."""
 
     facts: Mapping[str, Any]
-    """What measures and losses may need to know of the data, ready for JSON; segmentation: num_classes, ignore_index."""
+    """What measures may need to know of the data, ready for JSON; segmentation: num_classes, ignore_index."""
     headlines: Mapping[str, str]
     """Measures that have an exact data-set form in `Score.compute()`: measure name to key (segmentation: iou to miou).
     Checkpoints are chosen by it; by the measure's mean over rows where there is none."""
@@ -132,7 +132,7 @@ class Task(Protocol):
         ...
 
     def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:
-        """The task's own numbers on a fitted surrogate, and the figures it drew into `folder` (none without matplotlib)."""
+        """The task's own numbers on a fitted surrogate, and figures drawn into `folder` (none without matplotlib)."""
         ...
 
     def figures(

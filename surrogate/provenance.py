@@ -6,12 +6,25 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("surrogate-loss", "torch", "numpy", "scipy", "scikit-learn", "h5py", "safetensors", "accelerate", "pydantic")
+PACKAGES = (
+    "surrogate-loss",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "h5py",
+    "safetensors",
+    "accelerate",
+    "pydantic",
+)
 
 
 def provenance() -> dict[str, Any]:
     """Versions and platform; no time and no paths, so that the same run gives the same bytes."""
-    return {"versions": {"python": platform.python_version(), **versions(PACKAGES)}, "platform": platform.platform()}
+    return {
+        "versions": {"python": platform.python_version(), **versions(PACKAGES)},
+        "platform": platform.platform(),
+    }
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str | None]:

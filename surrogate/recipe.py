@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from surrogate.errors import UsageError, nearest
 
@@ -42,7 +50,7 @@ class ModelRecipe(Section):
 class TrainRecipe(Section):
     """One training run: how many epochs, in which batches, by which optimizer."""
 
-    epochs: PositiveInt = 40
+    epochs: PositiveInt = 25
     batch_size: PositiveInt = 8
     lr: PositiveFloat = 1e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -58,6 +66,7 @@ class FinetuneRecipe(TrainRecipe):
 
     epochs: PositiveInt = 10
     lr: PositiveFloat = 5e-4
+    schedule: Literal["constant", "cosine"] = "cosine"
     loss: str = "surrogate"
     """`surrogate`, or a hand-made loss of the app by name."""
     surrogate: str = ""

@@ -70,7 +70,9 @@ def newest(parent: Path = Path("runs")) -> RunDir:
     """The run folder below `parent` whose recipe was written last; raises `UsageError` when there is none."""
     recipes = sorted(parent.glob("*/recipe.toml"), key=lambda path: path.stat().st_mtime_ns)
     if not recipes:
-        raise UsageError(f"no run in {parent}/; make one with `surrogate fit --app segmentation`, or name one with --run")
+        raise UsageError(
+            f"no run in {parent}/; make one with `surrogate fit --app segmentation`, or name one with --run"
+        )
     return RunDir(recipes[-1].parent)
 
 

@@ -31,9 +31,7 @@ def exit_code(cli: typer.Typer, args: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _complain(f"error: {error.format_message()} (--help lists what there is)", error.exit_code)
     except KeyboardInterrupt:
-        return _complain(
-            "interrupted; what was finished is saved; the same command continues it", INTERRUPTED
-        )
+        return _complain("interrupted; what was finished is saved; the same command continues it", INTERRUPTED)
     except BrokenPipeError:
         _drop_output()
         return READER_LEFT

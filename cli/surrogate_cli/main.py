@@ -63,9 +63,7 @@ def _print_version(asked: bool) -> None:
 def root(
     _version: Annotated[
         bool,
-        typer.Option(
-            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version."
-        ),
+        typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Holds the options of the program itself."""
@@ -137,9 +135,7 @@ def measures(
 
 @cli.command(rich_help_panel=LOOK)
 def inspect(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A store, a shard, a surrogate, or a run folder.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A store, a shard, a surrogate, or a run folder.")],
     as_json: Json = False,
 ) -> None:
     """Say what a file or a run folder holds."""

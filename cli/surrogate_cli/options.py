@@ -52,17 +52,11 @@ class StageOptions:
         list[str] | None,
         run_option("--set", metavar="KEY=VALUE", help="Any recipe key: fit.depth=3; may be repeated."),
     ] = None
-    data: Annotated[
-        str | None, setting(metavar="PATH|NAME", help="Data folder, or embedded data by name.")
-    ] = None
-    layout: Annotated[
-        str | None, setting(metavar="NAME", help="auto, voc, cityscapes, camvid or folder.")
-    ] = None
+    data: Annotated[str | None, setting(metavar="PATH|NAME", help="Data folder, or embedded data by name.")] = None
+    layout: Annotated[str | None, setting(metavar="NAME", help="auto, voc, cityscapes, camvid or folder.")] = None
     size: Annotated[str | None, setting(metavar="HxW", help="Resize images to it, such as 120x160.")] = None
     model: Annotated[str | None, setting(metavar="NAME", help="Network by name, or pkg.mod:factory.")] = None
-    weights: Annotated[
-        str | None, setting(metavar="FILE", help="Weights to start from: .safetensors, .pt.")
-    ] = None
+    weights: Annotated[str | None, setting(metavar="FILE", help="Weights to start from: .safetensors, .pt.")] = None
     measure: Annotated[str | None, setting(metavar="NAME", help="Metric; see `surrogate measures`.")] = None
     seed: Annotated[int | None, setting(metavar="N", help="Seed of everything random.")] = None
     device: Annotated[
@@ -80,9 +74,7 @@ class StageOptions:
         from surrogate.pipeline import Request
         from surrogate.recipe import parse_override
 
-        given = {
-            name: value for name, value in vars(self).items() if name in RECIPE_KEYS and value is not None
-        }
+        given = {name: value for name, value in vars(self).items() if name in RECIPE_KEYS and value is not None}
         short = ((RECIPE_KEYS[name].format(stage=stage), value) for name, value in given.items())
         # --set comes last: where both name a key, the one that spells it out wins.
         overrides = (*short, *map(parse_override, self.assignments or ()))
@@ -109,12 +101,8 @@ class CollectOptions(StageOptions):
 class FinetuneOptions(TrainOptions):
     """Of the stage that trains through the surrogate, or through a loss to compare it with."""
 
-    loss: Annotated[str | None, setting(metavar="NAME", help="surrogate, or a loss of the app by name.")] = (
-        None
-    )
-    ce_mix: Annotated[
-        float | None, setting(metavar="SHARE", help="Share of the app's usual loss, 0 to 1.")
-    ] = None
+    loss: Annotated[str | None, setting(metavar="NAME", help="surrogate, or a loss of the app by name.")] = None
+    ce_mix: Annotated[float | None, setting(metavar="SHARE", help="Share of the app's usual loss, 0 to 1.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +112,7 @@ class EvaluateOptions(StageOptions):
     split: Annotated[
         Literal["train", "val", "test"], run_option(metavar="train|val|test", help="Samples to score.")
     ] = "test"
-    loss: Annotated[
-        str | None, run_option(metavar="NAME", help="Model finetuned with it; none: the baseline.")
-    ] = None
+    loss: Annotated[str | None, run_option(metavar="NAME", help="Model finetuned with it; none: the baseline.")] = None
 
 
 Options = TypeVar("Options", bound=StageOptions)

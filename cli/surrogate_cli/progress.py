@@ -61,9 +61,7 @@ def _bars(console: Console) -> Iterator[Draw]:
         def draw(event: Progress) -> None:
             if event.stage not in under_way:
                 # A resumed stage starts where it was left: steps of an earlier run do not count as speed.
-                under_way[event.stage] = bars.add_task(
-                    event.stage, completed=event.step, total=event.total, values=""
-                )
+                under_way[event.stage] = bars.add_task(event.stage, completed=event.step, total=event.total, values="")
             values = "  ".join(f"{name} {value:.4g}" for name, value in event.values.items())
             bars.update(under_way[event.stage], completed=event.step, total=event.total, values=values)
             if event.message:

@@ -69,9 +69,7 @@ def _blocks(command: str, result: Mapping[str, Any]) -> Iterator[list[Renderable
 
 
 def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) or (
-        isinstance(value, list) and any(isinstance(row, Mapping) for row in value)
-    )
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(row, Mapping) for row in value))
 
 
 def _heading(name: str, result: Mapping[str, Any]) -> Text:
@@ -137,9 +135,7 @@ def _rows(*sides: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str | Tex
         values = [side.get(name) for side in sides]
         if any(isinstance(value, Mapping) for value in values):
             yield Text("  " * depth + name, style="dim"), []
-            yield from _rows(
-                *(value if isinstance(value, Mapping) else {} for value in values), depth=depth + 1
-            )
+            yield from _rows(*(value if isinstance(value, Mapping) else {} for value in values), depth=depth + 1)
         else:
             yield Text("  " * depth + name), values
 

@@ -157,9 +157,7 @@ def test_inspect_shows_what_it_is_given(capsys: pytest.CaptureFixture[str]) -> N
     assert {"kind store", "path runs/a/stats", "measure", "name iou", "version 1"} <= set(lines(capsys))
 
 
-def test_doctor_names_what_is_missing_and_how_to_fix_it(
-    played: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_names_what_is_missing_and_how_to_fix_it(played: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     assert {"device cpu", "torch 2.13.0", "missing none", "ok yes"} <= set(lines(capsys))
     played.ok = False

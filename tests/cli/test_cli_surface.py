@@ -81,9 +81,7 @@ def test_an_option_of_the_stage_goes_to_the_table_of_the_stage(played: Any, stag
         ("evaluate", "--loss", "none", ("finetune.loss", "none")),
     ],
 )
-def test_options_of_one_stage_alone(
-    played: Any, stage: str, option: str, text: str, override: tuple[str, Any]
-) -> None:
+def test_options_of_one_stage_alone(played: Any, stage: str, option: str, text: str, override: tuple[str, Any]) -> None:
     assert run(stage, option, text) == 0
     assert played.asked[0][1].overrides == (override,)
 
@@ -109,9 +107,7 @@ def test_app_run_and_recipe_are_no_overrides(played: Any, stage: str) -> None:
 
 
 def test_set_repeats_reads_toml_and_comes_after_the_short_options(played: Any) -> None:
-    assert (
-        run("fit", "--set", "fit.lr=0.5", "--set", "fit.columns=['tp']", "--set", "a.b=x=y", "--lr", "1") == 0
-    )
+    assert run("fit", "--set", "fit.lr=0.5", "--set", "fit.columns=['tp']", "--set", "a.b=x=y", "--lr", "1") == 0
     assert played.asked[0][1].overrides == (
         ("fit.lr", 1.0),
         ("fit.lr", 0.5),
@@ -205,9 +201,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         "surrogate.pipeline = sys.modules['surrogate.pipeline'] = m;"
         "sys.argv = ['surrogate', 'apps', '--json']; app()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -56,16 +56,12 @@ def test_the_data_is_on_the_disk_before_the_name_and_the_name_before_the_return(
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_one_line(
-    path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_a_full_disk_leaves_the_old_file_and_one_line(path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(
-        DataError, match=r"manifest\.json: cannot be written \(No space left on device\)"
-    ) as caught:
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be written \(No space left on device\)") as caught:
         write_atomic(path, b"new")
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == b"old"

@@ -54,9 +54,7 @@ def labelled_pixels(logits: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndar
     return (exp / exp.sum(axis=1, keepdims=True))[flat != VOID], flat[flat != VOID]
 
 
-def mean_over_present(
-    loss: Callable[[np.ndarray, np.ndarray], float], probs: np.ndarray, truth: np.ndarray
-) -> list:
+def mean_over_present(loss: Callable[[np.ndarray, np.ndarray], float], probs: np.ndarray, truth: np.ndarray) -> list:
     return [loss(probs[:, c], (truth == c).astype(float)) for c in range(CLASSES) if (truth == c).any()]
 
 
@@ -93,10 +91,7 @@ def oracle(name: str, logits: Tensor, labels: Tensor) -> float:
         case "focal":
             return float(np.mean(-((1 - of_truth) ** 2) * np.log(of_truth)))
         case "iou-appx":
-            rows = [
-                mean_over_present(iou_appx, *labelled_pixels(*image))
-                for image in zip(logits, labels, strict=True)
-            ]
+            rows = [mean_over_present(iou_appx, *labelled_pixels(*image)) for image in zip(logits, labels, strict=True)]
             return float(np.mean([row for image in rows for row in image]))
         case "iou-appx-batch":
             return float(np.mean(mean_over_present(iou_appx, probs, truth)))
@@ -263,9 +258,7 @@ def test_only_weighted_ce_counts_the_pixels() -> None:
 
 
 def test_median_frequency_weights_of_a_class_without_pixels() -> None:
-    torch.testing.assert_close(
-        median_frequency_weights(torch.tensor([0, 8, 2])), torch.tensor([0, 5 / 8, 5 / 2])
-    )
+    torch.testing.assert_close(median_frequency_weights(torch.tensor([0, 8, 2])), torch.tensor([0, 5 / 8, 5 / 2]))
     with pytest.raises(DataError, match="no labelled pixel"):
         median_frequency_weights(torch.zeros(3, dtype=torch.int64))
 

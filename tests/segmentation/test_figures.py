@@ -47,9 +47,7 @@ def test_available_finds_matplotlib() -> None:
 
 @pytest.mark.parametrize("count", [1, 6, 21])
 def test_bars_are_drawn_in_the_two_colours(tmp_path: Path, count: int) -> None:
-    path = iou_bars(
-        tmp_path / "iou.png", {"before": ious(count), "after": ious(count, shift=0.05)}, spec=SPEC
-    )
+    path = iou_bars(tmp_path / "iou.png", {"before": ious(count), "after": ious(count, shift=0.05)}, spec=SPEC)
     assert path == tmp_path / "iou.png"
     found = colours(path)
     assert found[rgb(AFTER)] > found[rgb(BEFORE)] > 1000  # higher bars, more ink

@@ -64,9 +64,7 @@ def test_fcn8s_has_the_parameters_of_vgg16_and_of_the_score_layers(classes):
 def test_segnet_has_vgg16_twice_less_its_first_convolution(classes):
     encoder = VGG16_CONVOLUTIONS - VGG16_CHANNELS + 2 * VGG16_CHANNELS
     mirrored = VGG16_CONVOLUTIONS - VGG16_CHANNELS - 64 * 3 * 9
-    mirrored_norm = 2 * (
-        VGG16_CHANNELS - 512
-    )  # a mirrored convolution gives the inputs of its original, RGB left out
+    mirrored_norm = 2 * (VGG16_CHANNELS - 512)  # a mirrored convolution gives the inputs of its original, RGB left out
     score = 64 * 9 * classes + classes
     assert parameters_at_paper_width("segnet", classes) == encoder + mirrored + mirrored_norm + score
 
@@ -203,9 +201,7 @@ def test_fcn8s_ends_in_the_fixed_transposed_convolution_of_the_paper():
 @pytest.mark.parametrize("size", [2, 4, 16])
 def test_bilinear_kernel_keeps_constants(size):
     kernel = bilinear_kernel(size)
-    shares = F.conv_transpose2d(
-        torch.ones(1, 1, 5, 5), kernel[None, None], stride=size // 2, padding=size // 4
-    )
+    shares = F.conv_transpose2d(torch.ones(1, 1, 5, 5), kernel[None, None], stride=size // 2, padding=size // 4)
     inner = slice(size, -size)
     torch.testing.assert_close(shares[..., inner, inner], torch.ones_like(shares[..., inner, inner]))
 
@@ -233,9 +229,7 @@ def own_module(tmp_path, monkeypatch):
 
 
 def test_a_network_of_the_users_own(own_module):
-    own_module(
-        "own_net", "from torch import nn\ndef small(num_classes): return nn.Conv2d(3, num_classes, 1)\n"
-    )
+    own_module("own_net", "from torch import nn\ndef small(num_classes): return nn.Conv2d(3, num_classes, 1)\n")
     path = list(sys.path)
     network = build("own_net:small", num_classes=7, width=64)
     assert isinstance(network, nn.Conv2d)

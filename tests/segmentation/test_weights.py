@@ -92,9 +92,7 @@ def test_an_unknown_ending(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize(
-    "content", [b"", b"\x00" * 64, b"hello, this is no file of weights\n", b"\x80\x02}q\x00."]
-)
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"hello, this is no file of weights\n", b"\x80\x02}q\x00."])
 def test_a_file_of_something_else(tmp_path, suffix, content):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)

@@ -112,9 +112,7 @@ class IoUAppx(SegmentationLoss):
     in turn. The ratio of an absent class is constantly 0: skipping it takes away no gradient.
     """
 
-    def __init__(
-        self, *, num_classes: int, ignore_index: int, level: Literal["sample", "batch"] = "sample"
-    ) -> None:
+    def __init__(self, *, num_classes: int, ignore_index: int, level: Literal["sample", "batch"] = "sample") -> None:
         super().__init__(num_classes=num_classes, ignore_index=ignore_index)
         self.level = level
 
@@ -186,9 +184,7 @@ def median_frequency_weights(class_pixels: Tensor) -> Tensor:
     pixels = class_pixels.double()
     occurs = pixels > 0
     if not occurs.any():
-        raise DataError(
-            "the train split has no labelled pixel; weighted-ce needs some to weigh the classes by"
-        )
+        raise DataError("the train split has no labelled pixel; weighted-ce needs some to weigh the classes by")
     return torch.where(occurs, pixels[occurs].quantile(0.5) / pixels, 0.0).float()
 
 
@@ -217,9 +213,7 @@ BASELINES: tuple[str, ...] = tuple(_BUILDERS)
 """The names; the first one, cross-entropy, trains the baseline model."""
 
 
-def baseline(
-    name: str, *, num_classes: int, ignore_index: int, class_pixels: ClassPixels
-) -> SegmentationLoss:
+def baseline(name: str, *, num_classes: int, ignore_index: int, class_pixels: ClassPixels) -> SegmentationLoss:
     """A hand-made loss by name.
 
     `class_pixels()` counts the pixels of the train split by class, `(C,)` int64. It reads every label file,

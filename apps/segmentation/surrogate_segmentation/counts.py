@@ -70,7 +70,7 @@ def class_probabilities(logits: Tensor, px: Pixels) -> tuple[Tensor, Tensor]:
 
 
 def hinge(logits: Tensor, px: Pixels) -> Tensor:
-    """Multi-class hinge loss of each pixel, `(B, N)`, >= 0: max(0, 1 + highest other logit - logit of the true class)."""
+    """Multi-class hinge loss of each pixel, `(B, N)`, >= 0: max(0, 1 + highest other logit - true class's logit)."""
     flat = _wide(logits).flatten(2)
     true = _at(flat, px.label)
     others = flat.scatter(1, px.label.unsqueeze(1), -torch.inf).amax(1)

@@ -60,16 +60,12 @@ def iou_bars(path: Path, scores: Mapping[str, Mapping[str, float | None]], *, sp
         _draw_gains(axes, places, table, fontsize)
     axes.axvline(len(classes) - 0.25, color=RULE, linewidth=1.5)
     _style_axes(axes, places, [*classes, "mean"], fontsize)
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False, fontsize=10, labelcolor=INK
-    )
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False, fontsize=10, labelcolor=INK)
     axes.text(1, 1.03, spec, transform=axes.transAxes, ha="right", fontsize=8, color=PALE, parse_math=False)
     return _save(figure, path)
 
 
-def strip(
-    path: Path, columns: Mapping[str, Sequence[Tensor]], *, classes: Sequence[str], ignore_index: int
-) -> Path:
+def strip(path: Path, columns: Mapping[str, Sequence[Tensor]], *, classes: Sequence[str], ignore_index: int) -> Path:
     """Draws images and label maps side by side, one row for each image, as a PNG; returns `path`.
 
     Every column holds one tensor a row, all of one height and width: images `(3, H, W)` float in [0, 1], or
@@ -113,9 +109,7 @@ def _draw_bars(axes: Axes, places: np.ndarray, table: np.ndarray, names: Sequenc
         at = places + (k - (len(names) - 1) / 2) * width
         axes.bar(at, np.nan_to_num(row), 0.94 * width, color=colour, label=f"{name} (mean {row[-1]:.1f})")
         for x in at[np.isnan(row)]:
-            axes.annotate(
-                "n/a", (x, 0), (0, 3), textcoords="offset points", ha="center", fontsize=7, color=PALE
-            )
+            axes.annotate("n/a", (x, 0), (0, 3), textcoords="offset points", ha="center", fontsize=7, color=PALE)
 
 
 def _draw_gains(axes: Axes, places: np.ndarray, table: np.ndarray, fontsize: int) -> None:
@@ -144,13 +138,9 @@ def _style_axes(axes: Axes, places: np.ndarray, names: Sequence[str], fontsize: 
     axes.spines["bottom"].set_color(PALE)
 
 
-def _legend_entries(
-    tensors: Sequence[Tensor], classes: Sequence[str], ignore_index: int
-) -> list[tuple[str, str]]:
+def _legend_entries(tensors: Sequence[Tensor], classes: Sequence[str], ignore_index: int) -> list[tuple[str, str]]:
     """Name and colour of the classes in the label maps, by id, void last."""
-    seen = {
-        label for tensor in tensors if tensor.ndim == 2 for label in np.unique(tensor.cpu().numpy()).tolist()
-    }
+    seen = {label for tensor in tensors if tensor.ndim == 2 for label in np.unique(tensor.cpu().numpy()).tolist()}
     entries = [(classes[label], PALETTE[label % len(PALETTE)]) for label in sorted(seen - {ignore_index})]
     return entries + [("void", VOID)] * (ignore_index in seen)
 

@@ -32,7 +32,7 @@ class ToyApp:
     """What the entry point `toy` names."""
 
     recipe = ToyRecipe
-    recipes: Mapping[str, Path] = {}  # noqa: RUF012
+    recipes: Mapping[str, Path] = {}
     baselines = ("mse",)
 
     def open(self, recipe: Recipe) -> ToyTask:
@@ -45,8 +45,8 @@ class ToyApp:
 class ToyTask:
     """x from u on [0, 2], by a line."""
 
-    facts: Mapping[str, Any] = {}  # noqa: RUF012
-    headlines: Mapping[str, str] = {"step": "f"}  # noqa: RUF012
+    facts: Mapping[str, Any] = {}
+    headlines: Mapping[str, str] = {"step": "f"}
 
     def __init__(self, recipe: ToyRecipe) -> None:
         self.recipe = recipe
@@ -67,8 +67,8 @@ class ToyTask:
     def model(self) -> nn.Module:
         """x = a u + b, with a and b near 1 and 0, or from the weights that the recipe names.
 
-        Checkpoints are chosen by f, and f likes a model that has not learnt yet and gives about 1 for every u.
-        So it starts close enough to be there after one epoch.
+        Checkpoints are chosen by f, and f likes a model that has not learnt yet and gives about 1 for every
+        u. So it starts close enough to be there after one epoch.
         """
         model = nn.Linear(1, 1)
         nn.init.normal_(model.weight, 1.0, 0.1)

@@ -32,9 +32,7 @@ def figure2(folder: Path, x: Tensor, fitted: Tensor, slope: Tensor, *, band: flo
     figure = _figure()
     left, right = figure.subplots(1, 2)
     for axes, truth, fit, sign in ((left, f(x), fitted, "f"), (right, derivative(x), slope, "f\N{PRIME}")):
-        axes.axvspan(
-            JUMP - band, JUMP + band, color=SHADE, linewidth=0, label=f"|x \N{MINUS SIGN} 1| < {band:g}"
-        )
+        axes.axvspan(JUMP - band, JUMP + band, color=SHADE, linewidth=0, label=f"|x \N{MINUS SIGN} 1| < {band:g}")
         for number, side in enumerate((x < JUMP, x > JUMP)):
             label = f"true {sign}" if number == 0 else None
             axes.plot(x[side], truth[side], color=TRUE, linewidth=4.5, solid_capstyle="butt", label=label)
@@ -43,7 +41,7 @@ def figure2(folder: Path, x: Tensor, fitted: Tensor, slope: Tensor, *, band: flo
         _legend(axes)
     left.set_title("(a) the function", fontsize=11, color=INK, loc="left")
     right.set_title("(b) its derivative", fontsize=11, color=INK, loc="left")
-    _show_whole_or_cut(right, slope)
+    _cut_peak(right, slope)
     return [_save(figure, folder / f"figure2.{kind}") for kind in ("png", "svg")]
 
 
@@ -73,14 +71,12 @@ def outputs(folder: Path, u: Tensor, models: Mapping[str, Tensor]) -> list[Path]
     return [_save(figure, folder / "outputs.png")]
 
 
-def _show_whole_or_cut(axes: Axes, slope: Tensor) -> None:
+def _cut_peak(axes: Axes, slope: Tensor) -> None:
     """Cuts off the peak of the derivative and writes its height: the lines at 1 and -1 are the point."""
     top, peak = 2.5, float(slope.max())
     axes.set_ylim(-1.6, top)
     if peak > top:
-        axes.annotate(
-            f"peak {peak:.0f}", (JUMP, top), (8, -12), textcoords="offset points", fontsize=9, color=FITTED
-        )
+        axes.annotate(f"peak {peak:.0f}", (JUMP, top), (8, -12), textcoords="offset points", fontsize=9, color=FITTED)
 
 
 def _style(axes: Axes, across: str, up: str) -> None:

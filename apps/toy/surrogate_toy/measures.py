@@ -31,7 +31,7 @@ def derivative(x: Tensor) -> Tensor:
     """f'(x) = -1 for x < 1 and 1 for x > 1, elementwise; NaN at x = 1, where f has none.
 
     >>> derivative(torch.tensor([0.5, 1.0, 1.5]))
-    tensor([-1., nan, 1.])
+    tensor([-1., nan,  1.])
     """
     return torch.where(x == JUMP, torch.nan, (x - JUMP).sign())
 
@@ -39,9 +39,9 @@ def derivative(x: Tensor) -> Tensor:
 def step() -> Measure:
     """f of the outputs `(B, 1)`, a row for each; lower is better, and targets are not looked at.
 
-    The one statistic is the output itself, so that the fit is of f and its gradient of f'. The bounds are those
-    of f on [0, 2] (the lower one is neared from the left of the jump and never reached); outside of [0, 2], f is
-    defined and beyond the upper bound. A NaN in the outputs is an undefined row.
+    The one statistic is the output itself, so that the fit is of f and its gradient of f'. The bounds are
+    those of f on [0, 2] (the lower one is neared from the left of the jump and never reached); outside of
+    [0, 2], f is defined and may exceed the upper one. A NaN in the outputs is an undefined row.
 
     Raises:
         UsageError: on a call with outputs that are not `(B, 1)`.
@@ -71,7 +71,7 @@ class Curves(NamedTuple):
 
 
 def fitted_curves(surrogate: nn.Module) -> Curves:
-    """Asks a surrogate of `step`, `(N, 1)` statistics to `(N,)` losses, for f and f' on a dense grid on [0, 2].
+    """Asks a surrogate of `step`, `(N, 1)` x to `(N,)` losses, for f and f' on a dense grid on [0, 2].
 
     The grid spares x = 1, where f has no derivative.
     """
@@ -86,7 +86,7 @@ def fitted_curves(surrogate: nn.Module) -> Curves:
 def curve_errors(curves: Curves) -> dict[str, float]:
     """Mean absolute errors near the jump (|x - 1| < 0.05) and outside, in units of f and of f'.
 
-    `derivative_sign_right_outside` is the share of points outside where the fitted derivative has the right sign.
+    `derivative_sign_right_outside` is the share of points outside whose fitted derivative has the right sign.
     """
     outside = (curves.x - JUMP).abs() >= BAND
     slope = derivative(curves.x)

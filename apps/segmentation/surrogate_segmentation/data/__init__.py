@@ -1,6 +1,6 @@
 """Readers of segmentation data sets, one layout a file."""
 
-from .opening import open_data
-from .samples import SegmentationData, Split, denormalise
+from surrogate_segmentation.data.opening import open_data
+from surrogate_segmentation.data.samples import SegmentationData, Split, denormalise
 
 __all__ = ["SegmentationData", "Split", "denormalise", "open_data"]

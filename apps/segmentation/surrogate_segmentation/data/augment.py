@@ -15,8 +15,8 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Magnifies, shifts and, with `flip`, mirrors half of the samples; the size stays.
 
-    A magnified sample is cropped; a reduced one lies somewhere in the frame, and what is around it is 0 in the
-    image and `ignore_index` in the label.
+    A magnified sample is cropped. A reduced one lies somewhere in the frame, and around it the image is 0 and
+    the label `ignore_index`.
 
     Args:
         image: `(3, H, W)` float, normalised, so that 0 is the mean colour.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .layout import Layout, Listing, by_stem, label_table, paired
+from surrogate_segmentation.data.layout import Layout, Listing, by_stem, label_table, paired
 
 CLASSES = (
     "sky",

@@ -9,24 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surrogate.errors import DataError
-
-from .files import image_size, read_label
-from .layout import Listing, Pair
+from surrogate_segmentation.data.files import image_size, read_label
+from surrogate_segmentation.data.layout import Listing, Pair
 
 
 def check(listing: Listing) -> tuple[str, ...]:
     """Looks at each image's header and each mask's pixels; returns notes on classes that do not occur.
 
     Raises:
-        DataError: a file is damaged, a mask has more than one channel, another size than its image or an unknown
-            label id, or an image is in two splits. It names the first such file in the order of the splits.
+        DataError: a file is damaged; a mask has several channels, another size than its image or an unknown
+            label id; an image is in two splits. It names the first such file in the order of the splits.
     """
     _refuse_shared(listing)
     with ThreadPoolExecutor() as pool:
         present = {
-            split: sum(
-                pool.map(partial(_class_pixels, listing=listing), pairs), np.zeros(256, dtype=np.int64)
-            )
+            split: sum(pool.map(partial(_class_pixels, listing=listing), pairs), np.zeros(256, dtype=np.int64))
             for split, pairs in listing.splits.items()
         }
     return tuple(_absent(listing, present))

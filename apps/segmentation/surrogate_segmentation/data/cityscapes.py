@@ -1,12 +1,11 @@
-"""Cityscapes, fine annotations (Cordts et al., 2016): 19 classes, train and val; test labels are not public."""
+"""Cityscapes, fine annotations (Cordts et al., 2016): 19 classes, train and val; test has no labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from surrogate.errors import DataError
-
-from .layout import VOID, Layout, Listing, Pair, label_table, paired
+from surrogate_segmentation.data.layout import VOID, Layout, Listing, Pair, label_table, paired
 
 CLASSES = (
     ("road", 7),
@@ -35,7 +34,7 @@ RAW_IDS = 34
 
 
 def read(root: Path) -> Listing:
-    """Lists `leftImg8bit/<split>/<city>/` with the `labelIds` or else `labelTrainIds` in `gtFine/<split>/<city>/`.
+    """Lists the images of `leftImg8bit` with the `labelIds`, or else the `labelTrainIds`, of `gtFine`.
 
     Raises:
         DataError: there are no masks of either kind, or an image or a mask has no partner.
@@ -46,9 +45,7 @@ def read(root: Path) -> Listing:
             f"{root / 'gtFine' / 'train'}: no *_gtFine_labelIds.png or *_gtFine_labelTrainIds.png in any city"
         )
     train_ids = {train_id: train_id for train_id in range(len(CLASSES))}
-    raw_ids = dict.fromkeys(range(RAW_IDS), VOID) | {
-        raw: train_id for train_id, (_, raw) in enumerate(CLASSES)
-    }
+    raw_ids = dict.fromkeys(range(RAW_IDS), VOID) | {raw: train_id for train_id, (_, raw) in enumerate(CLASSES)}
     meaning = raw_ids if kind == "labelIds" else train_ids
     return Listing(
         title="Cityscapes",

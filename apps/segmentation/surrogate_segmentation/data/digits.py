@@ -1,7 +1,7 @@
 """The embedded data set: handwritten digits, thin lines and dots over photographs, drawn when asked for.
 
-Digits and photographs come with scikit-learn, so nothing is downloaded. It is made to be hard where IoU is: classes
-are far from balanced, objects are small or thin and overlap, and a quarter of the digits are of no class.
+Digits and photographs come with scikit-learn, so nothing is downloaded. It is made to be hard where IoU is:
+classes are far from balanced, objects are small or thin and overlap, and some digits are of no class.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from surrogate.errors import UsageError
-
-from .layout import VOID
+from surrogate_segmentation.data.layout import VOID
 
 CLASSES = ("background", "zero", "one", "three", "seven", "line", "dot")
 IGNORE_INDEX = VOID
@@ -27,7 +26,7 @@ FIFTHS = {"train": (0, 2, 4), "val": (1,), "test": (3,)}
 """Of the photographs, from left to right, and of the digits, by turns: a split draws from its own alone."""
 
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 
 class DigitScenes:
@@ -60,7 +59,7 @@ class DigitScenes:
             scene.draw_digit(digit, strokes[chance.integers(len(strokes))])
         for _ in range(chance.integers(1, 4)):
             scene.draw_line()
-        for _ in range(chance.integers(0, 6)):
+        for _ in range(chance.integers(1, 7)):
             scene.draw_dot()
         return scene.finished()
 
@@ -70,9 +69,10 @@ class _Scene:
 
     def __init__(self, background: Floats, chance: np.random.Generator) -> None:
         self._image = background
-        self._label = np.zeros(background.shape[:2], dtype=np.uint8)
+        self._height, self._width = background.shape[:2]
+        self._label = np.zeros((self._height, self._width), dtype=np.uint8)
         self._chance = chance
-        self._unit = min(background.shape[:2]) / min(SIZE)
+        self._unit = min(self._height, self._width) / min(SIZE)
 
     def draw_digit(self, digit: int, strokes: Floats) -> None:
         """Strokes are `(8, 8)` in [0, 1]. One pixel around a digit that has a label is void."""
@@ -80,8 +80,9 @@ class _Scene:
         glyph = Image.fromarray(strokes).resize((side, side), Image.Resampling.BICUBIC)
         glyph = glyph.rotate(self._chance.uniform(-20, 20), Image.Resampling.BILINEAR)
         ink = np.zeros(self._label.shape, dtype=np.float32)
-        top, left = (int(self._chance.integers(0, extent - side + 1)) for extent in self._label.shape)
-        ink[top : top + side, left : left + side] = glyph
+        top = self._chance.integers(self._height - side + 1)
+        left = self._chance.integers(self._width - side + 1)
+        ink[top : top + side, left : left + side] = np.array(glyph)
         inside = ink > 0.5
         # A digit has a hue of its own, but those next to it on the wheel come close: shape has to decide.
         self._paint(np.clip(3 * ink - 1, 0, 1), self._hue(digit / 10), least=0.35)
@@ -91,11 +92,11 @@ class _Scene:
 
     def draw_line(self) -> None:
         """A thin curve from one place to another, dark or light."""
-        ends = self._chance.uniform(0, 1, size=(3, 2)) * np.array(self._label.shape[::-1])
+        ends = self._chance.uniform(0, 1, size=(3, 2)) * (self._width, self._height)
         t = np.linspace(0, 1, 33)[:, None]
         curve = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * ends[1] + t**2 * ends[2]
         width = max(1, round(self._chance.integers(1, 3) * self._unit))
-        canvas = Image.new("1", self._label.shape[::-1])
+        canvas = Image.new("1", (self._width, self._height))
         ImageDraw.Draw(canvas).line([tuple(point) for point in curve.tolist()], fill=1, width=width)
         inside = np.array(canvas)
         self._paint(inside.astype(np.float32), np.full(3, self._chance.choice([20, 235])), least=0.6)
@@ -103,8 +104,9 @@ class _Scene:
 
     def draw_dot(self) -> None:
         """A disc of a few pixels."""
-        radius = self._chance.uniform(1.5, 3.2) * self._unit
-        y, x = (self._chance.uniform(radius, extent - radius) for extent in self._label.shape)
+        radius = self._chance.uniform(2.0, 3.5) * self._unit
+        y = self._chance.uniform(radius, self._height - radius)
+        x = self._chance.uniform(radius, self._width - radius)
         rows, columns = np.indices(self._label.shape)
         inside = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
         self._paint(inside.astype(np.float32), self._hue(0.5), least=0.6)
@@ -115,20 +117,18 @@ class _Scene:
         noisy = self._image + self._chance.normal(0, 6, size=self._image.shape)
         return np.clip(noisy, 0, 255).astype(np.uint8), self._label
 
-    def _hue(self, turn: float) -> NDArray[np.float64]:
+    def _hue(self, turn: float) -> Floats:
         """RGB of a colour near that place on the wheel, in turns."""
         turn += self._chance.normal(0, 0.05)
         return 128 + 110 * np.cos(2 * np.pi * (turn + np.array([0, 1, 2]) / 3))
 
-    def _paint(self, ink: Floats, colour: NDArray[np.float64], *, least: float) -> None:
-        """Lays a colour, `(3,)` in [0, 255], over the picture where `(H, W)` ink is, `least` opaque or more."""
+    def _paint(self, ink: Floats, colour: Floats, *, least: float) -> None:
+        """Lays a colour, `(3,)` in [0, 255], over the picture where `(H, W)` ink is."""
         share = self._chance.uniform(least, 0.9) * ink[..., None]
         self._image = (1 - share) * self._image + share * colour
 
 
-def _background(
-    photos: tuple[Image.Image, ...], size: tuple[int, int], chance: np.random.Generator
-) -> Floats:
+def _background(photos: tuple[Image.Image, ...], size: tuple[int, int], chance: np.random.Generator) -> Floats:
     """`(H, W, 3)` in [0, 255], a part of one of the photographs."""
     height, width = size
     photo = photos[chance.integers(len(photos))]
@@ -155,9 +155,7 @@ def _strokes(split: str) -> tuple[Floats, ...]:
     digits = load_digits()
     fifth = np.arange(len(digits.target)) % 5
     mine = np.isin(fifth, FIFTHS[split])
-    return tuple(
-        (digits.images[mine & (digits.target == digit)] / 16).astype(np.float32) for digit in range(10)
-    )
+    return tuple((digits.images[mine & (digits.target == digit)] / 16).astype(np.float32) for digit in range(10))
 
 
 def _photos(split: str) -> tuple[Image.Image, ...]:
@@ -165,7 +163,5 @@ def _photos(split: str) -> tuple[Image.Image, ...]:
     from sklearn.datasets import load_sample_images
 
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    edges = [
-        (photo, photo.width * i // 5, photo.width * (i + 1) // 5) for photo in photos for i in FIFTHS[split]
-    ]
+    edges = [(photo, photo.width * i // 5, photo.width * (i + 1) // 5) for photo in photos for i in FIFTHS[split]]
     return tuple(photo.crop((left, 0, right, photo.height)) for photo, left, right in edges)

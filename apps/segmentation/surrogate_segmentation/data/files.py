@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from surrogate.errors import DataError, SurrogateError
-
-from .layout import Listing
+from surrogate_segmentation.data.layout import Listing
 
 Pixels = NDArray[np.uint8]
 
@@ -79,8 +78,7 @@ def read_label(path: Path, listing: Listing) -> Pixels:
         values, counts = np.unique(mask[label < 0], return_counts=True)
         more = f" and {len(values) - 1} other unknown ids" if len(values) > 1 else ""
         raise DataError(
-            f"{path}: label id {values[0]} in {counts[0]} pixels{more}; expected {_known(listing)};"
-            f" {listing.hint}"
+            f"{path}: label id {values[0]} in {counts[0]} pixels{more}; expected {_known(listing)}; {listing.hint}"
         )
     return label.astype(np.uint8)
 
@@ -101,8 +99,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; it was there when the data set was listed") from None
-    except (
-        Exception
-    ) as error:  # the decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be decoded ({reason}); expected an intact image file") from None

@@ -1,5 +1,6 @@
 """Any data set as two folders, `images` and `masks`, described by an optional `dataset.toml`.
 
+```toml
 classes = ["background", "cat"]    # names by label id
 ignore_index = 255                 # the label of void pixels; not a class
 [label_map]                        # from the value in a mask to the label id; without it, the value itself
@@ -8,6 +9,7 @@ ignore_index = 255                 # the label of void pixels; not a class
 [splits]                           # names without suffix, or a text file of them; `test` may be left out
 train = "train.txt"
 val = ["cat_17", "cat_3"]
+```
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from pydantic import Field, ValidationError
 
 from surrogate.errors import DataError, nearest
 from surrogate.recipe import Section
-
-from .files import image_size, read_mask
-from .layout import VOID, Layout, Listing, Pair, by_stem, label_table, paired, read_names
+from surrogate_segmentation.data.files import image_size, read_mask
+from surrogate_segmentation.data.layout import VOID, Layout, Listing, Pair, by_stem, label_table, paired, read_names
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Names = tuple[str, ...] | str
@@ -43,7 +44,7 @@ class Splits(Section):
 class Description(Section):
     """The file `dataset.toml`."""
 
-    classes: tuple[str, ...] | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     ignore_index: Byte = VOID
     label_map: dict[Byte, Byte] | None = None
     splits: Splits | None = None
@@ -52,7 +53,7 @@ class Description(Section):
 def read(root: Path) -> Listing:
     """Lists the pairs of `images` and `masks` by name, and says in a note what it had to assume.
 
-    Without splits, one image in five is val, by a hash of its name: the same on every machine, for every seed.
+    Without splits, one image in five is val, by a hash of its name: the same everywhere, for every seed.
 
     Raises:
         DataError: `dataset.toml` is not as above, a pair is incomplete, or the masks do not tell the classes.
@@ -65,6 +66,8 @@ def read(root: Path) -> Listing:
     else:
         splits, split_notes = _given_splits(described.splits, images, labels, file=file), ()
     classes, class_notes = _classes(described, splits, root)
+    if len(set(classes)) < len(classes):
+        raise DataError(f"{file}: classes {', '.join(classes)}; expected different names")
     size = image_size(splits["train"][0].image)
     size_note = f"usual size {size[0]}x{size[1]}: that of {splits['train'][0].image.name}"
     return Listing(
@@ -100,22 +103,16 @@ def _complaint(error: ValidationError) -> str:
     return f"key {key!r} is {first['input']!r}: {first['msg']}"
 
 
-def _hashed_splits(
-    pairs: tuple[Pair, ...], root: Path
-) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
+def _hashed_splits(pairs: tuple[Pair, ...], root: Path) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
     if len(pairs) < 2:
-        raise DataError(
-            f"{root / 'images'}: 1 image; expected at least 2, one to train on and one to validate on"
-        )
+        raise DataError(f"{root / 'images'}: 1 image; expected at least 2, one to train on and one to validate on")
     by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(pair.image.stem.encode()).digest())
     held_out = set(by_hash[: max(1, round(len(pairs) / 5))])
     splits = {
         "train": tuple(pair for pair in pairs if pair not in held_out),
         "val": tuple(pair for pair in pairs if pair in held_out),
     }
-    note = (
-        f"no splits given: {len(splits['train'])} train and {len(splits['val'])} val, by a hash of the names"
-    )
+    note = f"no splits given: {len(splits['train'])} train and {len(splits['val'])} val, by a hash of the names"
     return splits, (note,)
 
 
@@ -164,8 +161,8 @@ def _meaning(described: Description, num_classes: int, file: Path) -> dict[int, 
     void = described.ignore_index
     if void < num_classes:
         raise DataError(
-            f"{file}: ignore_index {void} is also the id of a class (0 to {num_classes - 1}); map void pixels to"
-            " 255 and the classes to ids from 0 on in [label_map]"
+            f"{file}: ignore_index {void} is also the id of a class (0 to {num_classes - 1}); make it 255,"
+            " and send void to 255 and the classes to ids from 0 on in [label_map]"
         )
     meaning = described.label_map if described.label_map is not None else {i: i for i in range(num_classes)}
     for value, label in meaning.items():

@@ -29,8 +29,8 @@ class Listing:
     """A data set on disk, found but not yet read.
 
     `labels` is `(256,)` int16: the label id of each value a mask may hold, -1 for a value without a meaning.
-    `size` is the usual (height, width). `hint` ends the error on a value without a meaning. `notes` are lines for
-    the screen.
+    `size` is the usual (height, width). `hint` ends the error on a value without a meaning. `notes` are lines
+    for the screen.
     """
 
     title: str
@@ -106,7 +106,7 @@ def paired(
     """Images and masks of the same name as pairs, in the order of `names`; without these all of them, sorted.
 
     Raises:
-        DataError: there is no name at all, one occurs twice, or an image or a mask is missing. `where` names the
+        DataError: there is no name at all, one occurs twice, or an image or a mask is missing. `where` is the
             folder or list they are from.
     """
     names = sorted(images.keys() | labels.keys()) if names is None else list(names)
@@ -118,9 +118,7 @@ def paired(
     missing = [name for name in names if name not in images or name not in labels]
     if missing:
         lack = _lack(missing[0], images, labels)
-        raise DataError(
-            f"{where}: {lack} (so for {len(missing)} of {len(names)} samples); add it or drop the sample"
-        )
+        raise DataError(f"{where}: {lack} (so for {len(missing)} of {len(names)} samples); add it or drop the sample")
     return tuple(Pair(images[name], labels[name]) for name in names)
 
 

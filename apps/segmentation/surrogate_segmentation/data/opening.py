@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from surrogate.errors import DataError, UsageError
-
-from ..recipe import DataRecipe
-from . import digits
-from .camvid import CAMVID
-from .check import check
-from .cityscapes import CITYSCAPES
-from .files import ImageFiles
-from .folder import FOLDER
-from .layout import Layout
-from .samples import SegmentationData, Source, Split
-from .voc import VOC
+from surrogate_segmentation.data import digits
+from surrogate_segmentation.data.camvid import CAMVID
+from surrogate_segmentation.data.check import check
+from surrogate_segmentation.data.cityscapes import CITYSCAPES
+from surrogate_segmentation.data.files import ImageFiles
+from surrogate_segmentation.data.folder import FOLDER
+from surrogate_segmentation.data.layout import Layout
+from surrogate_segmentation.data.samples import SegmentationData, Source, Split
+from surrogate_segmentation.data.voc import VOC
+from surrogate_segmentation.recipe import DataRecipe
 
 EMBEDDED = "digits"
 LAYOUTS = (VOC, CITYSCAPES, CAMVID, FOLDER)
@@ -81,9 +80,7 @@ def _splits(
 ) -> dict[str, Split]:
     pixels = sum(len(source) for source in sources.values()) * size[0] * size[1]
     return {
-        split: Split(
-            source, ignore_index=ignore_index, augmented=augmented, flip=flip, keep=4 * pixels <= MEMORY
-        )
+        split: Split(source, ignore_index=ignore_index, augmented=augmented, flip=flip, keep=4 * pixels <= MEMORY)
         for split, source in sources.items()
     }
 
@@ -92,9 +89,7 @@ def _find(recipe: DataRecipe) -> tuple[Layout, Path]:
     """The layout of the recipe's folder, and where it begins."""
     root = Path(recipe.path).expanduser()
     if not root.is_dir():
-        raise DataError(
-            f"{root}: no such folder; give one with --data, or 'digits' for the embedded data set"
-        )
+        raise DataError(f"{root}: no such folder; give one with --data, or 'digits' for the embedded data set")
     layouts = [layout for layout in LAYOUTS if recipe.layout in ("auto", layout.name)]
     found = [(layout, base) for layout in layouts for base in layout.find(root)]
     if not found:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from .augment import augment
+from surrogate_segmentation.data.augment import augment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the RGB channels of ImageNet, for values in [0, 1]: what pretrained encoders expect."""
@@ -34,8 +34,8 @@ class Source(Protocol):
 class Split:
     """One split of a data set: a `surrogate.protocols.Dataset` of images and label maps.
 
-    `augmented` lets a generator given to `load` change samples, `flip` lets it mirror them, and `keep` holds what
-    was read in memory, 4 bytes a pixel.
+    `augmented` lets a generator given to `load` change samples, `flip` lets it mirror them, and `keep` holds
+    what was read in memory, 4 bytes a pixel.
     """
 
     def __init__(self, source: Source, *, ignore_index: int, augmented: bool, flip: bool, keep: bool) -> None:
@@ -82,9 +82,9 @@ class Split:
 class SegmentationData:
     """A data set ready to be trained on.
 
-    `classes` are names by label id; `ignore_index` is the label of void pixels and none of them. `size` is the
-    (height, width) of all samples. `splits` has `train`, `val` and, where one is labelled, `test`. `notes` are lines
-    for the screen: what was assumed, which class is absent.
+    `classes` are names by label id; `ignore_index` is the label of void pixels and none of them. `size` is
+    the (height, width) of all samples. `splits` has `train`, `val` and, where it is labelled, `test`. `notes`
+    are lines for the screen: what was assumed, which class is absent.
     """
 
     title: str
@@ -94,9 +94,15 @@ class SegmentationData:
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
 
-    @cached_property
     def class_pixels(self) -> Tensor:
-        """`(C,)` int64, pixels of each class in the train split, as resized; void is not counted."""
+        """`(C,)` int64, pixels of each class in the train split, as resized; void is not counted.
+
+        The first call reads the whole split; raises `DataError` as `Split.load`.
+        """
+        return self._class_pixels
+
+    @cached_property
+    def _class_pixels(self) -> Tensor:
         train = self.splits["train"]
 
         def count(index: int) -> Tensor:

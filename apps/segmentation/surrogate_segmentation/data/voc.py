@@ -1,10 +1,10 @@
-"""PASCAL VOC 2011 and 2012, segmentation (Everingham et al., 2010): 20 classes and background, train and val."""
+"""PASCAL VOC 2011 and 2012, segmentation (Everingham et al., 2010): background and 20 classes, no test."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from .layout import VOID, Layout, Listing, by_stem, label_table, paired, read_names
+from surrogate_segmentation.data.layout import VOID, Layout, Listing, by_stem, label_table, paired, read_names
 
 CLASSES = (
     "background",
@@ -49,8 +49,7 @@ def read(root: Path) -> Listing:
         labels=label_table({**{i: i for i in range(len(CLASSES))}, VOID: VOID}),
         size=(375, 500),
         splits={
-            split: paired(images, labels, where=str(path), names=read_names(path))
-            for split, path in lists.items()
+            split: paired(images, labels, where=str(path), names=read_names(path)) for split, path in lists.items()
         },
         hint="these are not VOC's own masks: for other ids use the folder layout with a [label_map]",
     )

@@ -36,9 +36,7 @@ def build(name: str, *, num_classes: int, width: int) -> nn.Module:
     if ":" in name:
         return _build_own(name, num_classes)
     if name not in NETWORKS:
-        raise UsageError(
-            f"unknown model {name!r}; {nearest(name, NETWORKS)} (or your own, as pkg.mod:factory)"
-        )
+        raise UsageError(f"unknown model {name!r}; {nearest(name, NETWORKS)} (or your own, as pkg.mod:factory)")
     return NETWORKS[name](num_classes, width=width)
 
 

@@ -32,13 +32,9 @@ class UNet(nn.Module):
     def __init__(self, num_classes: int, *, width: int = 64) -> None:
         super().__init__()
         channels = [3, width, 2 * width, 4 * width, 8 * width, 16 * width]
-        self.down = nn.ModuleList(
-            conv_bn_relu([inputs, outputs, outputs]) for inputs, outputs in pairwise(channels)
-        )
+        self.down = nn.ModuleList(conv_bn_relu([inputs, outputs, outputs]) for inputs, outputs in pairwise(channels))
         rising = list(pairwise(reversed(channels[1:])))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(inputs, outputs, 2, stride=2) for inputs, outputs in rising
-        )
+        self.up = nn.ModuleList(nn.ConvTranspose2d(inputs, outputs, 2, stride=2) for inputs, outputs in rising)
         # `inputs` counts two halves: what the up-convolution gives, and the skip.
         self.join = nn.ModuleList(conv_bn_relu([inputs, outputs, outputs]) for inputs, outputs in rising)
         self.score = nn.Conv2d(width, num_classes, 1)

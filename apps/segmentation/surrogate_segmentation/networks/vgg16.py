@@ -1,6 +1,7 @@
 """The blocks that all three networks are made of: those of VGG-16, each convolution with batch normalization.
 
-Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015 (Table 1, column D).
+Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015 (Table 1,
+column D).
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ def _refusal(error: pickle.UnpicklingError) -> str:
     foreign = re.search(r"GLOBAL (\S+)", str(error))
     if foreign is None:
         return "damaged, or more than tensors; expected what torch.save(model.state_dict(), file) writes"
-    return (
-        f"holds {foreign[1]}, and only tensors are loaded, as code could hide in it; save model.state_dict()"
-    )
+    return f"holds {foreign[1]}, and only tensors are loaded, as code could hide in it; save model.state_dict()"
 
 
 def _unwrapped(path: Path, content: object) -> Mapping[str, Tensor]:

@@ -1,0 +1,157 @@
+"""A request made concrete: which app, which recipe, which run folder, and what they give together."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from surrogate import checkpoint, plugins
+from surrogate.batches import seed_of
+from surrogate.engine import Engine
+from surrogate.errors import UsageError, nearest
+from surrogate.evaluate import evaluate, measure_key
+from surrogate.finetune import Selection
+from surrogate.progress import Stage
+from surrogate.protocols import App, Measure, Task
+from surrogate.provenance import provenance
+from surrogate.recipe import Recipe, build, merged, read_toml
+from surrogate.rundir import RunDir, claim, newest, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a user asks for: an app, a run folder, a recipe by name or file, and dotted settings that change it."""
+
+    app: str | None = None
+    run: Path | None = None
+    recipe: str | None = None
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A request made concrete. Data is opened and checked when it is first needed."""
+
+    app: App
+    recipe: Recipe
+    run: RunDir
+
+    @cached_property
+    def task(self) -> Task:
+        return self.app.open(self.recipe)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.recipe)
+
+    @cached_property
+    def measure(self) -> Measure:
+        settings = self.recipe.measure
+        return plugins.load_measure(self.recipe.app, settings.name, facts=self.task.facts, options=settings.options)
+
+    @cached_property
+    def key(self) -> str:
+        return measure_key(self.recipe.measure.name, self.measure)
+
+    @property
+    def spec(self) -> str:
+        """How the numbers of this run are to be read."""
+        return f"{self.task.score().spec}; {self.key} = mean over defined rows"
+
+    def model(self) -> nn.Module:
+        """A new model, drawn from the recipe's seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(self.recipe.seed))
+            return self.task.model()
+
+    def baseline_model(self) -> nn.Module:
+        """The model of the `train` stage."""
+        model = self.model()
+        checkpoint.load_weights(self.run.model / "model.safetensors", model)
+        return model
+
+    def selection(self) -> Selection:
+        """Checkpoints are chosen by the measure's exact data-set form where the task has one, else by its mean."""
+        key = self.task.headlines.get(self.recipe.measure.name, self.key)
+        return Selection(key, self.measure.higher_is_better)
+
+    def scores(self, model: nn.Module, split: str) -> Stage[dict[str, Any]]:
+        """True numbers of a model on a split."""
+        return evaluate(
+            self.engine,
+            self.engine.prepare(model),
+            self.task.dataset(split),
+            score=self.task.score(),
+            measure=self.measure,
+            key=self.key,
+            batch_size=self.recipe.train.batch_size,
+        )
+
+
+def open_work(request: Request) -> Work:
+    """Finds run folder, app and recipe: the folder's own recipe with the overrides, or a new one.
+
+    Raises:
+        UsageError: nothing says which app, or recipe, app or setting is unknown.
+    """
+    run = RunDir(request.run or (Path("runs") / request.app if request.app else newest().root))
+    stored = read_toml(run.recipe) if run.recipe.exists() and request.recipe is None else {}
+    name = request.app or stored.get("app") or _app_of(request)
+    app = plugins.load_app(name)
+    settings = stored if request.recipe is None else read_toml(_recipe_path(app, request.recipe))
+    settings = merged({"app": name, **settings}, request.overrides)
+    if settings["app"] != name:
+        raise UsageError(
+            f"{run.root}: belongs to app {settings['app']!r}, not {name!r}; name another folder with --run"
+        )
+    return Work(app, build(app.recipe, settings, where="recipe"), run)
+
+
+def claim_run(work: Work) -> None:
+    """Makes the run folder one for this recipe, or insists that it is; how it is finetuned and where may differ.
+
+    The data is opened and the measure built first: what they complain of should leave nothing behind.
+    """
+    _ = work.task, work.measure
+    before = _stored(work, work.run.recipe)
+    recipe = work.recipe
+    if before is not None:
+        recipe = recipe.model_copy(update={"finetune": before.finetune, "device": before.device})
+    claim(work.run.recipe, recipe, before)
+    write_json(work.run.provenance, provenance())
+
+
+def claim_finetune(work: Work, folder: Path) -> None:
+    """The same for the folder of one finetuning."""
+    before = _stored(work, folder / "recipe.toml")
+    recipe = work.recipe if before is None else work.recipe.model_copy(update={"device": before.device})
+    claim(folder / "recipe.toml", recipe, before)
+
+
+def _stored(work: Work, path: Path) -> Recipe | None:
+    return build(type(work.recipe), read_toml(path), where=str(path)) if path.exists() else None
+
+
+def _recipe_path(app: App, recipe: str) -> Path:
+    if recipe in app.recipes:
+        return app.recipes[recipe]
+    path = Path(recipe)
+    if path.suffix == ".toml":
+        return path
+    raise UsageError(f"--recipe {recipe}: neither a TOML file nor a shipped recipe; {nearest(recipe, app.recipes)}")
+
+
+def _app_of(request: Request) -> str:
+    """The app that a recipe's file names; raises `UsageError` when nothing names one."""
+    if request.recipe is not None and request.recipe.endswith(".toml"):
+        name = read_toml(Path(request.recipe)).get("app")
+        if isinstance(name, str):
+            return name
+    known = " or ".join(plugin.name for plugin in plugins.listed(plugins.APPS))
+    where = f"--recipe {request.recipe}: names no app" if request.recipe else f"{request.run}: no run there"
+    raise UsageError(f"{where}; add --app {known}")

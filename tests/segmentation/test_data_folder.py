@@ -1,0 +1,138 @@
+"""The folder layout: `images`, `masks` and what `dataset.toml` says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from surrogate.errors import DataError
+from surrogate_segmentation.data import SegmentationData, open_data
+from surrogate_segmentation.recipe import DataRecipe
+
+
+def write(root: Path, *, count: int = 10, ids: tuple[int, ...] = (0, 1, 2, 255)) -> np.ndarray:
+    """`count` samples of 8x12 pixels, all with the same mask, which is returned."""
+    chance = np.random.default_rng(3)
+    mask = np.array(ids, dtype=np.uint8)[np.arange(96).reshape(8, 12) % len(ids)]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(chance.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(root / "images" / f"p{i}.jpg")
+        Image.fromarray(mask).save(root / "masks" / f"p{i}.png")
+    return mask
+
+
+def opened(root: Path, toml: str = "") -> SegmentationData:
+    if toml:
+        (root / "dataset.toml").write_text(toml)
+    return open_data(DataRecipe(path=str(root)))
+
+
+def names(data: SegmentationData, split: str) -> list[str]:
+    return [data.splits[split].name(i) for i in range(len(data.splits[split]))]
+
+
+def test_without_a_description_all_is_inferred_and_said(tmp_path: Path) -> None:
+    mask = write(tmp_path / "fruit")
+    data = opened(tmp_path / "fruit")
+    assert (data.title, data.classes, data.ignore_index) == ("fruit", ("class 0", "class 1", "class 2"), 255)
+    assert data.size == (8, 12)
+    assert [len(data.splits[split]) for split in ("train", "val")] == [8, 2]
+    assert "test" not in data.splits
+    assert sorted(names(data, "train") + names(data, "val")) == [f"images/p{i}.jpg" for i in range(10)]
+    np.testing.assert_array_equal(data.splits["val"].load(0, None)[1].numpy(), mask)
+    assert [note.split(" ")[:3] for note in data.notes] == [
+        ["no", "splits", "given:"],
+        ["3", "classes", "inferred"],
+        ["usual", "size", "8x12:"],
+    ]
+
+
+def test_the_split_by_hash_does_not_move_when_it_is_opened_again(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert names(opened(tmp_path), "val") == names(opened(tmp_path), "val") == ["images/p0.jpg", "images/p7.jpg"]
+
+
+def test_a_description_names_classes_map_void_and_splits(tmp_path: Path) -> None:
+    mask = write(tmp_path, ids=(0, 50, 100, 200))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.txt").write_text("p3\np0\n")
+    data = opened(
+        tmp_path,
+        """
+        classes = ["ground", "leaf"]
+        ignore_index = 254
+        [label_map]
+        0 = 0
+        50 = 1
+        100 = 1
+        200 = 254
+        [splits]
+        train = "lists/train.txt"
+        val = ["p5"]
+        test = ["p9", "p8"]
+        """,
+    )
+    assert (data.classes, data.ignore_index) == (("ground", "leaf"), 254)
+    assert names(data, "train") == ["images/p3.jpg", "images/p0.jpg"]
+    assert names(data, "test") == ["images/p9.jpg", "images/p8.jpg"]
+    wanted = np.vectorize({0: 0, 50: 1, 100: 1, 200: 254}.get)(mask)
+    np.testing.assert_array_equal(data.splits["val"].load(0, None)[1].numpy(), wanted)
+    assert data.class_pixels().tolist() == [48, 96]
+    assert len(data.notes) == 1
+
+
+def test_classes_that_do_not_occur_are_noted(tmp_path: Path) -> None:
+    write(tmp_path, ids=(0, 1))
+    Image.fromarray(np.full((8, 12), 3, dtype=np.uint8)).save(tmp_path / "masks" / "p1.png")
+    toml = 'classes = ["a", "b", "c", "d"]\n[splits]\ntrain = ["p0"]\nval = ["p1"]'
+    assert {"class 'c' occurs in no label", "class 'd' occurs in no train label"} <= set(opened(tmp_path, toml).notes)
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("clases = ['a', 'b']", "unknown key 'clases'; did you mean 'classes'?"),
+        (
+            "[splits]\ntrain = ['p0']\nval = ['p1']\ntset = ['p2']",
+            "unknown key 'splits.tset'; did you mean 'test'?",
+        ),
+        ("[splits]\ntrain = ['p0']", "key 'splits.val' is missing"),
+        ("ignore_index = 300", "key 'ignore_index' is 300: Input should be less than or equal to 255"),
+        ("classes = [", "cannot be read as TOML"),
+        ("classes = ['a', 'a']", "classes a, a; expected different names"),
+        ("classes = ['a', 'b', 'c']\nignore_index = 0", "ignore_index 0 is also the id of a class (0 to 2)"),
+        (
+            "classes = ['a', 'b']\n[label_map]\n0 = 7",
+            "label_map sends 0 to 7; expected a class, 0 to 1, or 255",
+        ),
+        ("[splits]\ntrain = ['p0']\nval = ['nix']", "splits.val: 'nix' has neither image nor label file"),
+        ("[splits]\ntrain = []\nval = ['p1']", "splits.train: no samples"),
+        ("[splits]\ntrain = ['p0', 'p0']\nval = ['p1']", "splits.train: 'p0' is named 2 times"),
+        ("[splits]\ntrain = 'no.txt'\nval = ['p1']", "no.txt: cannot be read"),
+        ("[splits]\ntrain = ['p0', 'p1']\nval = ['p1']", "p1.jpg: in the splits train and val (1 images)"),
+    ],
+)
+def test_a_wrong_description_is_refused_in_a_line(tmp_path: Path, toml: str, message: str) -> None:
+    write(tmp_path)
+    with pytest.raises(DataError) as error:
+        opened(tmp_path, toml)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("ids", [(0, 255), (0, 128, 200), (1, 2)])
+def test_masks_that_do_not_tell_the_classes_ask_for_a_description(tmp_path: Path, ids: tuple[int, ...]) -> None:
+    write(tmp_path, ids=ids)
+    with pytest.raises(DataError, match=r"expected 0 to C-1 .*write classes and a \[label_map\] in dataset.toml"):
+        opened(tmp_path)
+
+
+def test_one_image_cannot_be_split(tmp_path: Path) -> None:
+    write(tmp_path, count=1)
+    with pytest.raises(DataError, match="1 image; expected at least 2"):
+        opened(tmp_path)

@@ -1,0 +1,45 @@
+"""Reported numbers against torchmetrics and scikit-learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from surrogate_segmentation.score import SegmentationScore
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_data_set_miou_is_that_of_torchmetrics(seed):
+    g = torch.Generator().manual_seed(seed)
+    oracle = MulticlassJaccardIndex(4, average="none", ignore_index=255)
+    score = SegmentationScore(("a", "b", "c", "d"), ignore_index=255)
+    hits, labelled = [], []
+    for size in (3, 1, 2):  # uneven batches: counts are summed first, so they do not matter
+        logits = torch.randn(size, 4, 6, 5, generator=g)
+        labels = torch.randint(4, (size, 6, 5), generator=g)
+        labels[torch.rand(labels.shape, generator=g) < 0.2] = 255
+        score.update(logits, labels)
+        oracle.update(logits, labels)
+        hits.append(logits.argmax(1)[labels != 255])
+        labelled.append(labels[labels != 255])
+    found, expected = score.compute(), oracle.compute()
+    assert list(found["iou"].values()) == pytest.approx(expected.tolist())
+    assert found["miou"] == pytest.approx(float(expected.mean()))
+    assert found["pixel_accuracy"] == pytest.approx(accuracy_score(torch.cat(labelled), torch.cat(hits)))
+
+
+def test_an_absent_class_has_no_iou_and_is_left_out_of_the_mean():
+    score = SegmentationScore(("a", "b", "c"), ignore_index=255)
+    logits = torch.tensor([5.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    score.update(logits, torch.tensor([[[0, 0], [1, 255]]]))
+    found = score.compute()
+    assert found["iou"] == {"a": pytest.approx(2 / 3), "b": 0.0, "c": None}
+    assert found["miou"] == pytest.approx(1 / 3)
+
+
+def test_without_labelled_pixels_nothing_is_defined():
+    score = SegmentationScore(("a", "b"), ignore_index=255)
+    score.update(torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2), 255))
+    assert score.compute() == {"miou": None, "pixel_accuracy": None, "iou": {"a": None, "b": None}}
