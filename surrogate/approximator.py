@@ -46,7 +46,7 @@ class Surrogate(nn.Module):
         inputs: Sequence[str] = (),
         depth: int = 4,
         width: int = 100,
-        activation: Activation = "silu",
+        activation: Activation = "tanh",
     ) -> None:
         """`columns` are all the statistics of the measure; `inputs` the ones used, all of them when empty.
 

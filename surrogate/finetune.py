@@ -72,8 +72,8 @@ def finetune(
     """Trains `model` in place through `loss` and leaves it with the weights of the best epoch.
 
     Every epoch ends with a checkpoint, so a killed run continues after its last finished epoch and ends in the
-    same bytes (on a CPU, with the same number of threads). With `keep_start`, the start counts as epoch 0 of the choice, so a
-    finetuned model is never worse than its start on validation data.
+    same bytes (on a CPU, with the same number of threads). With `keep_start`, the start counts as epoch
+    0 of the choice, so a finetuned model is never worse than its start on validation data.
 
     Writes:
         `folder/checkpoint/state.safetensors`, `folder/model.safetensors` (the best), `folder/metrics.jsonl`.

@@ -1,10 +1,9 @@
-"""Fitting the approximator to recorded statistics (NeuroIoU, Eq. 3: mean squared error, censored at the bounds)."""
+"""Fitting the approximator to recorded statistics (NeuroIoU, Section 3.1)."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
 from surrogate.fidelity import fidelity, wrong_sign
 from surrogate.moves import KINDS
+from surrogate.objective import censored_error, sign_error
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
 from surrogate.store import Rows, StatsStore
 
-_MARGIN = 0.02
-"""How far beyond a bound the output for a row at that bound should be, in units of the loss."""
 _SAVE_EVERY = 20
 """Epochs between checkpoints: an epoch is a fraction of a second, so more would cost more than it saves."""
 
@@ -70,13 +68,12 @@ def fit(
         DataError: too few samples.
         DivergedError: the error is no longer finite.
     """
-    data = rows.read()
-    columns = rows.spec.columns
+    data, moved = rows.read(), moves.read()
     split = split_by_sample(data.sample, share=settings.holdout, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed))
         surrogate = Surrogate(
-            columns,
+            rows.spec.columns,
             inputs=settings.columns,
             depth=settings.depth,
             width=settings.width,
@@ -84,28 +81,22 @@ def fit(
         )
     surrogate.standardise(data.stats[split.fitted])
     surrogate.to(device)
-    fitted = _on(device, data, split.fitted)
-    stopping = _on(device, data, split.stopping)
-    yield from _descend(surrogate, fitted, stopping, settings, seed, state)
+    seen = torch.isin(moved.sample, torch.unique(data.sample[split.fitted]))
+    yield from _descend(
+        surrogate,
+        _on(device, data, split.fitted),
+        _on(device, data, split.stopping),
+        _on(device, moved, seen),
+        settings=settings,
+        seed=seed,
+        state=state,
+    )
     surrogate.cpu().requires_grad_(False).eval()
-    return surrogate, report(surrogate, data, split.heldout, rows.spec.regimes, moves)
-
-
-def censored_error(latent: Tensor, value: Tensor) -> Tensor:
-    """Mean squared error of `(R,)` latent outputs, with rows at the bounds taken as censored (Tobin 1958).
-
-    Many rows share the best or the worst value of a bounded metric. All of them should be predicted *at* the bound, not
-    scattered around it, or their order is noise. So such a row asks for an output at least a margin beyond the
-    bound and is content with anything further out; `Surrogate.forward` clamps.
-    """
-    worst, best = value >= 1.0, value <= 0.0
-    short = latent - (value + _MARGIN * (worst.to(value) - best.to(value)))
-    content = (worst & (short > 0)) | (best & (short < 0))
-    return torch.where(content, 0.0, short).square().mean()
+    return surrogate, report(surrogate, data, split.heldout, rows.spec.regimes, moved)
 
 
 def report(
-    surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moves: StatsStore
+    surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows
 ) -> dict[str, Any]:
     """Fidelity on held-out rows, over all regimes and by regime, and the share of wrong signs by kind of move."""
     predicted = surrogate(data.stats)
@@ -113,7 +104,6 @@ def report(
     for number, name in enumerate(regimes):
         rows = heldout & (data.regime == number)
         by_regime[name] = fidelity(predicted[rows], data.value[rows], data.sample[rows])
-    moved = moves.read()
     unseen = torch.isin(moved.sample, torch.unique(data.sample[heldout]))
     width = len(surrogate.columns)
 
@@ -137,11 +127,13 @@ def _descend(
     surrogate: Surrogate,
     fitted: tuple[Tensor, Tensor],
     stopping: tuple[Tensor, Tensor],
+    moved: tuple[Tensor, Tensor],
+    *,
     settings: FitRecipe,
     seed: int,
     state: Path,
 ) -> Stage[None]:
-    """Adam on the mean squared error, with the learning rate falling along a half cosine."""
+    """Adam, with the learning rate falling along a half cosine; leaves the weights with the least stopping error."""
     optimizer = torch.optim.Adam(surrogate.parameters(), lr=settings.lr)
     notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0}
     best = copy.deepcopy(surrogate)
@@ -152,10 +144,7 @@ def _descend(
         epoch = notes["epoch"]
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
-        for stats, value in _shuffled_batches(*fitted, settings.batch_size, generator_of(seed, epoch)):
-            optimizer.zero_grad(set_to_none=True)
-            censored_error(surrogate.latent(stats), value).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        _epoch(surrogate, optimizer, fitted, moved, settings, generator_of(seed, epoch))
         with torch.no_grad():
             error = float(censored_error(surrogate.latent(stopping[0]), stopping[1]))
         if not math.isfinite(error):
@@ -166,21 +155,32 @@ def _descend(
             best.load_state_dict(surrogate.state_dict())
         if notes["epoch"] % _SAVE_EVERY == 0:
             save_state(state, both, optimizer, notes)
-        yield Progress(
-            "fit",
-            epoch + 1,
-            settings.epochs,
-            values={"rmse": error**0.5},
-        )
+        yield Progress("fit", epoch + 1, settings.epochs, values={"rmse": error**0.5})
     surrogate.load_state_dict(best.state_dict())
-    found = f"fitted on {len(fitted[1])} rows in {notes['epoch']} epochs, best rmse {notes['best'] ** 0.5:.4f}"
+    found = f"fitted to {len(fitted[1])} rows in {notes['epoch']} epochs, best rmse {notes['best'] ** 0.5:.4f}"
     yield Progress("fit", settings.epochs, settings.epochs, message=found)
 
 
-def _shuffled_batches(
-    stats: Tensor, value: Tensor, size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    order = torch.randperm(len(value), generator=generator).to(value.device)
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield stats[chosen], value[chosen]
+def _epoch(
+    surrogate: Surrogate,
+    optimizer: torch.optim.Optimizer,
+    fitted: tuple[Tensor, Tensor],
+    moved: tuple[Tensor, Tensor],
+    settings: FitRecipe,
+    generator: torch.Generator,
+) -> None:
+    """One pass over the fitted rows, each batch next to as many moves drawn at random."""
+    width = len(surrogate.columns)
+    stats, value = fitted
+    order = torch.randperm(len(value), generator=generator)
+    for start in range(0, len(order), settings.batch_size):
+        rows = order[start : start + settings.batch_size].to(value.device)
+        error = censored_error(surrogate.latent(stats[rows]), value[rows])
+        if len(moved[1]) and settings.sign_weight:
+            drawn = torch.randint(len(moved[1]), (len(rows),), generator=generator).to(value.device)
+            both = moved[0][drawn]
+            signs = sign_error(surrogate, both[:, :width], both[:, width:], moved[1][drawn])
+            error = error + settings.sign_weight * signs
+        optimizer.zero_grad(set_to_none=True)
+        error.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()

@@ -83,7 +83,7 @@ class CollectRecipe(Section):
     """How often the training split is gone through; at batch level in a new order each time."""
     pools: int = Field(default=10, ge=2)
     """At batch level the samples are cut into this many pools, and a batch never mixes two of them."""
-    regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "towards", "away")
+    regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=2, ge=0)
     """Small feasible moves of the outputs recorded per batch, for the sign of the gradient."""
@@ -97,12 +97,14 @@ class FitRecipe(Section):
     """Statistics used as inputs, by name; empty: all the measure's columns."""
     depth: PositiveInt = 4
     width: PositiveInt = 100
-    activation: Literal["relu", "tanh", "silu", "softplus"] = "silu"
+    activation: Literal["relu", "tanh", "silu", "softplus"] = "tanh"
     epochs: PositiveInt = 200
     batch_size: PositiveInt = 1024
     lr: PositiveFloat = 2e-3
     patience: PositiveInt = 40
     """Epochs without a better error on held-out samples before the fit stops."""
+    sign_weight: NonNegativeFloat = 1.0
+    """Weight of the error of the gradient's sign along recorded moves beside the error of the value."""
     holdout: float = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of the samples, never of the rows, held out of the fit."""
 

@@ -1,0 +1,120 @@
+"""The contract of an app."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from surrogate import plugins
+from surrogate.protocols import App, Dataset, Task
+from surrogate.recipe import Recipe, build, read_toml
+from surrogate.testing.measures import check_measure, demand
+
+
+def check_app(app: App, recipe: Recipe) -> None:
+    """Runs every contract of an app under a recipe of it, with an untrained model and the recipe's measure.
+
+    Raises:
+        AssertionError: a contract is broken.
+        SurrogateError: the recipe's data or its measure cannot be opened.
+    """
+    _check_settings(app, recipe)
+    task = app.open(recipe)
+    _check_facts(task)
+    for split in ("train", "val", "test"):
+        _check_dataset(task.dataset(split), split)
+    inputs, targets = _example(task.dataset("val"))
+    outputs = _check_model(task, inputs, seed=recipe.seed)
+    perfect = task.perfect(outputs, targets)
+    demand(perfect.shape == outputs.shape, "perfect: give it the shape of outputs")
+    measure = plugins.load_measure(recipe.app, recipe.measure.name, facts=task.facts, options=recipe.measure.options)
+    check_measure(measure, outputs, targets, perfect=perfect)
+    for name in app.baselines:
+        _check_baseline(task, name, outputs, targets)
+    _check_score(task, outputs, targets)
+
+
+def _check_settings(app: App, recipe: Recipe) -> None:
+    """The recipe is the app's, the shipped ones can be built, and there is a loss to train with."""
+    demand(isinstance(recipe, app.recipe), f"recipe: a {type(recipe).__name__}; give a {app.recipe.__name__}")
+    for path in app.recipes.values():
+        build(app.recipe, {"app": recipe.app, **read_toml(path)}, where=str(path))
+    demand(len(app.baselines) > 0, "baselines: name one; the first trains the baseline model")
+
+
+def _check_facts(task: Task) -> None:
+    """They are stored with a surrogate and compared when it is loaded."""
+    _check_json("facts", dict(task.facts))
+    demand(bool(task.about) and "\n" not in task.about, "about: say in one line which data was found")
+
+
+def _check_dataset(dataset: Dataset, split: str) -> None:
+    """Samples of one shape, on the CPU, that are drawn from the given generator alone."""
+    demand(len(dataset) > 0, f"{split}: has no samples; raise DataError when the task is opened")
+    (inputs, targets), last = dataset.load(0, None), dataset.load(len(dataset) - 1, None)
+    shapes, others = (inputs.shape, targets.shape), (last[0].shape, last[1].shape)
+    demand(shapes == others, f"{split}: samples of shapes {shapes} and {others}; make them equal, as by resizing")
+    demand(inputs.is_cpu and targets.is_cpu, f"{split}: sample 0 is not on the CPU; leave the device to the core")
+    demand(bool(dataset.name(0)), f"{split}: sample 0 has no name; give its file or its number")
+    for seed in (None, 0):
+        first, second = (dataset.load(0, seed if seed is None else Generator().manual_seed(seed)) for _ in range(2))
+        same = torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+        demand(same, f"{split}: sample 0 loaded twice differs; draw from the generator that `load` is given")
+
+
+def _check_model(task: Task, inputs: Tensor, *, seed: int) -> Tensor:
+    """Takes a batch of samples and gives finite outputs; these are returned."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        outputs: Tensor = task.model().eval()(inputs)
+    demand(len(outputs) == len(inputs), f"model: {len(outputs)} outputs for {len(inputs)} inputs; give one each")
+    demand(bool(outputs.isfinite().all()), "model: outputs are not finite; check its initial weights")
+    return outputs
+
+
+def _check_baseline(task: Task, name: str, outputs: Tensor, targets: Tensor) -> None:
+    """A finite scalar with a finite gradient."""
+    leaf = outputs.detach().clone().requires_grad_()
+    loss = task.baseline(name)(leaf, targets)
+    demand(loss.ndim == 0, f"baseline {name}: shape {tuple(loss.shape)}; return a scalar")
+    demand(loss.requires_grad, f"baseline {name}: no gradient; compute it from outputs without detach")
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    finite = bool(loss.isfinite()) and bool(gradient.isfinite().all())
+    demand(finite, f"baseline {name}: loss or gradient is not finite; guard its divisions and logarithms")
+
+
+def _check_score(task: Task, outputs: Tensor, targets: Tensor) -> None:
+    """Ready for JSON, headlines among its numbers, and the same however the data set was cut into batches."""
+    whole, parts = task.score(), task.score()
+    whole.update(outputs, targets)
+    for number in range(len(outputs)):
+        parts.update(outputs[number : number + 1], targets[number : number + 1])
+    _check_json("score", whole.compute())
+    demand(bool(whole.spec), "score: spec is empty; say how the numbers are to be read")
+    missing = set(task.headlines.values()) - whole.compute().keys()
+    demand(not missing, f"score: {missing} not in compute(); return what `headlines` names")
+    same = _rounded(whole.compute()) == _rounded(parts.compute())
+    demand(same, "score: depends on the batches; sum counts in update, in integers or float64, and divide in compute")
+
+
+def _check_json(what: str, value: dict[str, Any]) -> None:
+    """Survives a file."""
+    try:
+        again = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"{what}: not ready for JSON ({error}); use numbers, strings, lists and None") from None
+    demand(again == value, f"{what}: {value} comes back from JSON as {again}; use lists, and strings as keys")
+
+
+def _rounded(value: dict[str, Any]) -> Any:
+    """Sums of floats differ in their last digits with the order."""
+    return json.loads(json.dumps(value), parse_float=lambda digits: round(float(digits), 6))
+
+
+def _example(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Three samples, spread over the data set: neighbours may be alike."""
+    samples = [dataset.load(len(dataset) * place // 6, None) for place in (1, 3, 5)]
+    return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])

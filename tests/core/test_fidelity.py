@@ -1,0 +1,112 @@
+"""Numbers on a fit, against scipy, scikit-learn and finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau, spearmanr
+from sklearn.metrics import mean_absolute_error, r2_score
+from torch import Tensor, nn
+
+from surrogate.approximator import Surrogate
+from surrogate.fidelity import fidelity, wrong_sign
+
+
+class Wave(nn.Module):
+    """A smooth surrogate that anyone can differentiate: `sign * sin(a + 2 b)`."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, stats: Tensor) -> Tensor:
+        return self.sign * torch.sin(stats[:, 0] + 2.0 * stats[:, 1])
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(3, 60), st.booleans())
+def test_fidelity_is_what_scipy_and_scikit_learn_say(seed: int, rows: int, ties: bool) -> None:
+    draw = np.random.default_rng(seed)
+    true = draw.random(rows).astype(np.float32)
+    predicted = (true + 0.3 * draw.normal(size=rows)).astype(np.float32)
+    if ties:
+        true, predicted = true.round(1), predicted.round(1)
+    true[0], predicted[0], true[1], predicted[1] = 0.0, 0.0, 1.0, 0.5
+    found = fidelity(*map(torch.from_numpy, (predicted, true, draw.integers(0, 5, rows))))
+    assert found["spearman"] == pytest.approx(spearmanr(predicted, true).statistic)
+    assert found["kendall"] == pytest.approx(kendalltau(predicted, true).statistic)
+    assert found["r2"] == pytest.approx(r2_score(true, predicted))
+    assert found["mae"] == pytest.approx(mean_absolute_error(true, predicted))
+
+
+def test_ranks_and_values_are_told_apart() -> None:
+    """A monotone curve has perfect ranks and a poor value; both by hand."""
+    true = torch.tensor([0.0, 0.5, 1.0])
+    found = fidelity(true.square(), true, torch.tensor([3, 3, 8]))
+    assert found["spearman"] == pytest.approx(1.0)
+    assert found["kendall"] == pytest.approx(1.0)
+    assert found["mae"] == pytest.approx(0.25 / 3)
+    assert found["r2"] == pytest.approx(1 - 0.0625 / 0.5)
+    assert found["n_samples"] == 2
+
+
+def test_what_is_undefined_is_none_and_never_zero() -> None:
+    samples = torch.arange(4)
+    varied, constant = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.full((4,), 0.25)
+    flat_truth = fidelity(varied, constant, samples)
+    assert (flat_truth["spearman"], flat_truth["kendall"], flat_truth["r2"]) == (None, None, None)
+    assert flat_truth["mae"] == pytest.approx(0.1)
+    flat_fit = fidelity(constant, varied, samples)
+    assert (flat_fit["spearman"], flat_fit["kendall"]) == (None, None)
+    assert flat_fit["r2"] == pytest.approx(0.0, abs=1e-6)
+    one = fidelity(varied[:1], constant[:1], samples[:1])
+    assert one == {"spearman": None, "kendall": None, "r2": None, "mae": pytest.approx(0.15), "n_samples": 1}
+    nothing = {"spearman": None, "kendall": None, "r2": None, "mae": None, "n_samples": 0}
+    assert fidelity(varied[:0], varied[:0], samples[:0]) == nothing
+
+
+@given(st.integers(0, 2**31 - 1))
+def test_wrong_sign_is_what_finite_differences_say(seed: int) -> None:
+    stats, velocity = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    change = torch.randn(30, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    change[::5] = 0.0
+    wave, epsilon = Wave(), 1e-6
+    slope = wave(stats + epsilon * velocity) - wave(stats - epsilon * velocity)
+    wrong = [float(s) * float(c) < 0 for s, c in zip(slope, change, strict=True) if c != 0]
+    assert wrong_sign(wave, stats, velocity, change) == pytest.approx(sum(wrong) / len(wrong))
+
+
+def test_a_surrogate_upside_down_gets_every_sign_wrong() -> None:
+    stats, velocity = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(0))
+    change = 1e-3 * torch.cos(stats[:, 0] + 2 * stats[:, 1]) * (velocity[:, 0] + 2 * velocity[:, 1])
+    assert wrong_sign(Wave(), stats, velocity, change) == 0.0
+    assert wrong_sign(Wave(-1.0), stats, velocity, change) == 1.0
+
+
+def test_a_flat_surrogate_is_wrong_wherever_something_changes() -> None:
+    class Flat(nn.Module):
+        def forward(self, stats: Tensor) -> Tensor:
+            return 0.0 * stats.sum(1)
+
+    stats, change = torch.randn(4, 2), torch.tensor([0.1, -0.1, 0.0, 0.2])
+    assert wrong_sign(Flat(), stats, torch.ones(4, 2), change) == 1.0
+    resting = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
+    waves = wrong_sign(Wave(), torch.zeros(4, 2), resting, torch.tensor([0.1, 0.1, 0.0, 0.1]))
+    assert waves == pytest.approx(1 / 3)  # the second row does not move, and yet it changed
+
+
+def test_no_change_is_no_verdict() -> None:
+    assert wrong_sign(Wave(), torch.randn(3, 2), torch.randn(3, 2), torch.zeros(3)) is None
+    assert wrong_sign(Wave(), torch.empty(0, 2), torch.empty(0, 2), torch.empty(0)) is None
+
+
+def test_wrong_sign_works_without_gradients_and_leaves_none_behind(surrogate: Surrogate) -> None:
+    surrogate.requires_grad_(False)
+    stats = torch.rand(5, 2)
+    rising = torch.tensor([[1.0, 0.0]]).expand(5, 2)  # more probability of the truth, less loss
+    with torch.no_grad():
+        assert wrong_sign(surrogate, stats, rising, torch.full((5,), -0.1)) == 0.0
+    assert not stats.requires_grad
+    assert all(p.grad is None for p in surrogate.parameters())

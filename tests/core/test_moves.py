@@ -1,0 +1,106 @@
+"""Moves of the outputs: the recorded speed against finite differences, the recorded change against the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from surrogate.moves import KINDS, direction, move
+from surrogate.protocols import Dataset, Measure
+
+
+@pytest.fixture
+def scene(scenes: Dataset) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, targets and a way to move, in float64; the last of the five images is unknown altogether."""
+    generator = torch.Generator().manual_seed(3)
+    outputs, way = torch.randn(2, 5, 2, 6, 6, generator=generator, dtype=torch.float64)
+    targets = torch.stack([scenes.load(i, None)[1] for i in range(5)])
+    targets[4] = -1
+    return outputs, targets, way
+
+
+def test_velocity_is_the_derivative_of_the_statistics(
+    measure: Measure, scene: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    outputs, targets, way = scene
+    found = move(measure, outputs, targets, way, step=0.05)
+    epsilon = 1e-6
+    ahead, behind = (measure.stats(outputs + sign * epsilon * way, targets) for sign in (1, -1))
+    torch.testing.assert_close(found.velocity[:4], ((ahead - behind) / (2 * epsilon))[:4], rtol=1e-6, atol=1e-8)
+    assert torch.equal(found.stats[:4], measure.stats(outputs, targets)[:4])
+    assert not found.stats.requires_grad
+    assert not found.velocity.requires_grad
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_change_is_the_difference_of_the_true_loss(
+    higher_is_better: bool, measure: Measure, scene: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    scaled = Measure(
+        metric=lambda o, t, /: 100.0 * measure.metric(o, t),
+        stats=measure.stats,
+        columns=measure.columns,
+        bounds=(0.0, 100.0),
+        higher_is_better=higher_is_better,
+    )
+    outputs, targets, way = scene
+    found = move(scaled, outputs, targets, way, step=1.0)
+    difference = measure.metric(outputs + way, targets) - measure.metric(outputs, targets)
+    torch.testing.assert_close(found.change[:4], -difference[:4] if higher_is_better else difference[:4])
+    assert (found.change[:4] != 0).any()
+    assert found.change[4].isnan()
+
+
+def test_moves_work_where_gradients_are_off(measure: Measure, scene: tuple[Tensor, Tensor, Tensor]) -> None:
+    outputs, targets, way = scene
+    with torch.no_grad():
+        found = move(measure, outputs, targets, way, step=0.05)
+    assert (found.velocity[:4] != 0).all()
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("towards", -1), ("away", 1)])
+def test_towards_lowers_the_loss_and_away_raises_it(
+    kind: str,
+    sign: int,
+    measure: Measure,
+    perfect: Callable[[Tensor, Tensor], Tensor],
+    scene: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    outputs, targets, _ = scene
+    way = direction(kind, outputs, perfect(outputs, targets), torch.Generator().manual_seed(0))
+    change = move(measure, outputs, targets, way, step=1.0).change[:4]
+    assert (sign * change >= 0).all()
+    assert (sign * change > 0).any()
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 4, 5), (40, 1), (1, 1)])
+def test_directions_have_the_shape_and_the_spread_of_the_outputs(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, perfect = 20.0 * torch.randn(shape, generator=generator), torch.zeros(shape)
+    for kind in KINDS:
+        draws = [direction(kind, outputs, perfect, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+        assert draws[0].shape == outputs.shape
+        assert draws[0].isfinite().all()
+        assert torch.equal(draws[0], draws[1])
+        if len(outputs) > 1:
+            assert not torch.equal(draws[0], draws[2])
+            assert 1.0 < draws[0].std(correction=0) < 60.0
+
+
+def test_towards_moves_some_places_with_all_their_channels_and_away_the_opposite_way() -> None:
+    outputs, perfect = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.ones(8, 3, 6, 6)
+    toward, away = (
+        direction(kind, outputs, perfect, torch.Generator().manual_seed(1)) for kind in ("towards", "away")
+    )
+    assert torch.equal(toward, -away)
+    places = (toward != 0).sum(1)
+    assert set(places.unique().tolist()) == {0, 3}
+    assert (toward * (perfect - outputs) >= 0).all()
+
+
+def test_nothing_is_left_to_move_where_the_outputs_are_perfect() -> None:
+    outputs = torch.randn(4, 3, 6, 6)
+    assert not direction("towards", outputs, outputs, torch.Generator()).any()
