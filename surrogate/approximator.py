@@ -24,7 +24,6 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
 }
-_SCHEMA = 1
 
 
 class Surrogate(nn.Module):
@@ -81,7 +80,7 @@ class Surrogate(nn.Module):
 
     def latent(self, stats: Tensor) -> Tensor:
         """`(R,)` output of the network before it is clamped: beyond [0, 1] for rows at the metric's bounds."""
-        chosen = stats.index_select(1, self.index)
+        chosen = stats.index_select(1, self.index).to(self.mean.dtype)
         scaled: Tensor = (chosen - self.mean) / self.scale
         result: Tensor = self.layers(scaled).squeeze(1)
         return result
@@ -107,7 +106,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = _SCHEMA
+    schema_version: Literal[1] = 1
     app: str
     measure: str
     options: dict[str, Any]
@@ -138,12 +137,12 @@ def load(path: Path) -> tuple[Surrogate, Card]:
         DataError: the file is missing, damaged, or not a surrogate.
     """
     card = read_card(path)
-    surrogate = Surrogate(
-        card.columns, inputs=card.inputs, depth=card.depth, width=card.width, activation=card.activation
-    )
     try:
+        surrogate = Surrogate(
+            card.columns, inputs=card.inputs, depth=card.depth, width=card.width, activation=card.activation
+        )
         surrogate.load_state_dict(safetensors.torch.load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError, OSError, UsageError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: weights do not fit their own description ({reason}); fit again") from None
     return surrogate, card
@@ -161,11 +160,8 @@ def read_card(path: Path) -> Card:
     if text is None:
         raise DataError(f"{path}: safetensors, but not of a surrogate; expected a file written by `surrogate fit`")
     try:
-        card = Card.model_validate_json(text)
+        return Card.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(f"{path}: description unreadable at {where!r} ({first['msg']}); fit again") from None
-    if card.schema_version != _SCHEMA:
-        raise DataError(f"{path}: format {card.schema_version}, this version reads {_SCHEMA}; fit again")
-    return card

@@ -40,10 +40,10 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
                 _, number, key = name.split(".", 2)
                 entries.setdefault(int(number), {})[key] = tensor
         optimizer.load_state_dict({"state": entries, "param_groups": text["groups"]})
+        notes: dict[str, Any] = text["notes"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: damaged checkpoint ({reason}); delete its folder and run the command again") from None
-    notes: dict[str, Any] = text["notes"]
+        raise DataError(f"{path}: damaged checkpoint ({reason}); delete it and run the command again") from None
     return notes
 
 

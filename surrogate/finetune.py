@@ -105,9 +105,9 @@ def finetune(
         notes = _noted(notes, epoch, mean, scores, select)
         if notes["best_epoch"] == epoch:
             save_weights(best, model)
-        save_state(state, model, optimizer, notes)
         lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in notes["history"])
         write_atomic(folder / "metrics.jsonl", lines.encode())
+        save_state(state, model, optimizer, notes)  # last: only then the epoch is not run again
         yield Progress(
             stage,
             epoch,

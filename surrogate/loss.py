@@ -48,6 +48,7 @@ class SurrogateLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Outputs and targets as the measure takes them, to a scalar."""
         with torch.autocast(outputs.device.type, enabled=False):
+            outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             stats = self.measure.stats(outputs, targets)
             defined = ~stats.isnan().all(1)
             predicted = self.surrogate(torch.where(defined.unsqueeze(1), stats, 0.0))

@@ -56,6 +56,8 @@ def load_measure(app: str, name: str, *, facts: Mapping[str, Any], options: Mapp
         UsageError: no such measure, or two of that name, or it does not load, or it does not take an option.
     """
     factory = _named(MEASURES + app, name, kind=f"measure of app {app!r}")
+    if not callable(factory):
+        raise UsageError(f"measure {name!r} is a {type(factory).__name__}; expected a function that makes a Measure")
     parameters = inspect.signature(factory).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for option in options:
@@ -65,11 +67,8 @@ def load_measure(app: str, name: str, *, facts: Mapping[str, Any], options: Mapp
     asked = {key: value for key, value in facts.items() if takes_all or key in parameters}
     keywords = {**asked, **options}
     for parameter in parameters.values():
-        if (
-            parameter.default is parameter.empty
-            and parameter.kind is parameter.KEYWORD_ONLY
-            and parameter.name not in keywords
-        ):
+        named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        if named and parameter.default is parameter.empty and parameter.name not in keywords:
             raise UsageError(
                 f"measure {name!r} asks for {parameter.name!r}, which app {app!r} does not tell (it tells "
                 f"{', '.join(sorted(facts)) or 'nothing'}); set it in the recipe as measure.{parameter.name}"

@@ -105,7 +105,7 @@ class FitRecipe(Section):
     """Epochs without a better error on held-out samples before the fit stops."""
     sign_weight: NonNegativeFloat = 1.0
     """Weight of the error of the gradient's sign along recorded moves beside the error of the value."""
-    holdout: float = Field(default=0.2, gt=0.0, lt=1.0)
+    holdout: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of the samples, never of the rows, held out of the fit."""
 
 

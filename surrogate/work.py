@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from surrogate import checkpoint, plugins
+from surrogate.atomic import sweep
 from surrogate.batches import seed_of
 from surrogate.engine import Engine
 from surrogate.errors import UsageError, nearest
@@ -118,6 +119,8 @@ def claim_run(work: Work) -> None:
     The data is opened and the measure built first: what they complain of should leave nothing behind.
     """
     _ = work.task, work.measure
+    for folder in (work.run.root, *work.run.root.rglob("*/")):
+        sweep(folder)
     before = _stored(work, work.run.recipe)
     recipe = work.recipe
     if before is not None:

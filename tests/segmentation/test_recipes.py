@@ -66,5 +66,5 @@ def test_data_is_the_users_to_name(name: str) -> None:
     text = app.recipes[name].read_text(encoding="utf-8")
     assert f"surrogate fit --app segmentation --recipe {name} --data " in text
     assert "path" not in read_toml(app.recipes[name])["data"]
-    with pytest.raises(UsageError, match="give .*folder"):
+    with pytest.raises(UsageError, match=r"give .*folder"):
         app.open(shipped(name))

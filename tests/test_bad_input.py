@@ -1,0 +1,180 @@
+"""Bad input: one line on stderr that names the culprit, the exit code of the design, and nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+TINY = (
+    "--app segmentation --size 32x32 --device cpu --set model.width=4 --set train.epochs=1 --set fit.epochs=2 "
+    "--set finetune.epochs=1"
+).split()
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    """A small data set in the folder layout that is in order."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    for number in range(6):
+        noise = np.random.default_rng(number)
+        Image.fromarray(noise.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / "images" / f"{number}.png")
+        Image.fromarray(noise.integers(0, 2, (32, 32), dtype=np.uint8)).save(root / "masks" / f"{number}.png")
+    (root / "dataset.toml").write_text('classes = ["no", "yes"]\nignore_index = 255\n')
+    return root
+
+
+def mask(folder, array):
+    Image.fromarray(np.asarray(array, dtype=np.uint8)).save(folder / "masks" / "3.png")
+
+
+def out_of_range(folder):
+    bad = np.zeros((32, 32))
+    bad[0, :7] = 9
+    mask(folder, bad)
+
+
+def another_size(folder):
+    mask(folder, np.zeros((16, 32)))
+
+
+def rgb(folder):
+    mask(folder, np.zeros((32, 32, 3)))
+
+
+def missing(folder):
+    (folder / "masks" / "3.png").unlink()
+
+
+def empty_split(folder):
+    (folder / "dataset.toml").write_text('classes = ["no", "yes"]\n[splits]\ntrain = ["0", "1"]\nval = []\n')
+
+
+def damaged_image(folder):
+    (folder / "masks" / "3.png").write_bytes(b"not a png")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "named"),
+    [
+        (out_of_range, ["3.png", "9", "7", "ignore_index"]),
+        (another_size, ["3.png", "16", "32"]),
+        (rgb, ["3.png", "one channel"]),
+        (missing, ["3"]),
+        (empty_split, ["val"]),
+        (damaged_image, ["3.png"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_data(folder, tmp_path, surrogate_cli, break_it, named):
+    break_it(folder)
+    ended = surrogate_cli("train", "--run", tmp_path / "run", "--data", folder, *TINY)
+    assert ended.code == 3
+    assert ended.out == ""
+    assert len(ended.err.strip().splitlines()) == 1, ended.err
+    for part in named:
+        assert part in ended.err
+    assert not (tmp_path / "run").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "named"),
+    [
+        (["--set", "model.widht=8"], 2, "did you mean 'width'"),
+        (["--set", "fit.epoch=8"], 2, "did you mean 'epochs'"),
+        (["--set", "measure.lvl=batch"], 2, "did you mean 'level'"),
+        (["--measure", "iuo"], 2, "did you mean 'iou'"),
+        (["--size", "32"], 2, "HxW"),
+        (["--recipe", "voc-fcn"], 2, "did you mean 'voc-fcn8s'"),
+        (["--data", "nowhere"], 3, "nowhere"),
+        (["--model", "unett"], 2, "did you mean 'unet'"),
+        (["--weights", "nowhere.pt"], 3, "nowhere.pt"),
+        (["--set", "fit.columns=['tpp']"], 2, "did you mean 'tp'"),
+        (["--set", "collect.regimes=['model', 'shaper']"], 2, "did you mean 'sharper'"),
+        (["--app", "segmentatoin"], 2, "did you mean 'segmentation'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_settings(tmp_path, surrogate_cli, args, code, named):
+    ended = surrogate_cli("fit", "--run", tmp_path / "run", "--quiet", *TINY, *args)
+    assert ended.code == code, ended.err
+    assert named in ended.err
+    assert len(ended.err.strip().splitlines()) == 1, ended.err
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    from surrogate_cli.exits import exit_code
+    from surrogate_cli.main import cli
+
+    run = tmp_path_factory.mktemp("small") / "run"
+    assert exit_code(cli, ["fit", "--run", str(run), *TINY, "--quiet"]) == 0
+    return run
+
+
+@pytest.fixture()
+def run(small_run, tmp_path):
+    return shutil.copytree(small_run, tmp_path / "run")
+
+
+def rewrite_card(path, old: str, new: str):
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata()["surrogate"]
+    assert old in text
+    save_file(load_file(path), path, metadata={"surrogate": text.replace(old, new)})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('"num_classes": 7', '"num_classes": 9', "num_classes=9"),
+        ('"version": 1', '"version": 2', "version 2"),
+        ('"level": "sample"', '"level": "batch"', "level batch"),
+    ],
+)
+def test_a_surrogate_for_something_else(run, surrogate_cli, old, new, named):
+    rewrite_card(run / "surrogate.safetensors", old, new)
+    ended = surrogate_cli("finetune", "--run", run)
+    assert ended.code == 3
+    assert named in ended.err
+    assert len(ended.err.strip().splitlines()) == 1, ended.err
+
+
+def test_a_damaged_shard(run, surrogate_cli):
+    (run / "fit.json").unlink()
+    shard = next((run / "stats").glob("*.h5"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    ended = surrogate_cli("fit", "--run", run)
+    assert ended.code == 3
+    assert shard.name in ended.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["surrogate.safetensors", "model/model.safetensors", "recipe.toml"])
+def test_a_damaged_file(run, surrogate_cli, name):
+    (run / name).write_bytes(b"\x00garbage = ")
+    ended = surrogate_cli("finetune", "--run", run)
+    assert ended.code in (2, 3)
+    assert name in ended.err
+    assert "Traceback" not in ended.err
+    assert len(ended.err.strip().splitlines()) == 1, ended.err
+
+
+def test_no_such_loss(run, surrogate_cli):
+    ended = surrogate_cli("finetune", "--run", run, "--loss", "dcie")
+    assert ended.code == 2
+    assert "did you mean 'dice'" in ended.err
+
+
+def test_no_run_at_all(tmp_path, surrogate_cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = surrogate_cli("finetune")
+    assert ended.code == 2
+    assert "surrogate fit --app" in ended.err

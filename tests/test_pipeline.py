@@ -1,0 +1,170 @@
+"""The whole path on the embedded data, by the command line: fit, finetune, evaluate, and what they leave behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from surrogate.approximator import load
+from surrogate.loss import SurrogateLoss
+from surrogate.pipeline import Request, evaluate, finetune, fit
+from surrogate.progress import finish
+from surrogate_segmentation.data import open_data
+from surrogate_segmentation.recipe import DataRecipe
+
+TINY = (
+    "--app segmentation --size 32x32 --device cpu --set model.width=4 --set train.epochs=3 --set train.lr=0.005 "
+    "--set fit.epochs=40 --set fit.patience=40"
+).split()
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Path:
+    """A run folder after `surrogate fit`; copy it before changing it."""
+    from surrogate_cli.exits import exit_code
+    from surrogate_cli.main import cli
+
+    run = tmp_path_factory.mktemp("pipeline") / "run"
+    assert exit_code(cli, ["fit", "--run", str(run), *TINY, "--quiet"]) == 0
+    return run
+
+
+@pytest.fixture()
+def run(fitted, tmp_path) -> Path:
+    return Path(shutil.copytree(fitted, tmp_path / "run"))
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_fit_says_what_other_programs_rely_on(run, surrogate_cli):
+    before = digest(run)
+    again = surrogate_cli("fit", "--run", run, "--json")
+    assert again.code == 0
+    result = again.json
+    assert {"run", "surrogate", "rows", "columns", "measure", "level", "fidelity"} <= result.keys()
+    assert {"spearman", "kendall", "r2", "mae", "wrong_sign", "n_samples"} <= result["fidelity"].keys()
+    assert result["columns"] == ["tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean"]
+    assert (result["measure"], result["level"]) == ("iou", "sample")
+    assert result["rows"] > 1000
+    assert result["fidelity"]["spearman"] > 0.95
+    assert result["fidelity"]["n_samples"] == 64  # a fifth of the 320 training images
+    assert digest(run) == before, "a finished stage is not made again"
+
+
+def test_finetune_and_evaluate(run, surrogate_cli):
+    tuned = surrogate_cli("finetune", "--run", run, "--epochs", 2, "--json")
+    assert tuned.code == 0
+    assert "finetune epoch 2/2" in tuned.err
+    result = tuned.json
+    assert {"run", "loss", "checkpoint", "before", "after", "spec"} <= result.keys()
+    assert result["loss"] == "surrogate"
+    assert result["spec"].startswith("mIoU(macro, dataset, ignore=255, absent=skip)")
+    for side in ("before", "after"):
+        assert {"miou", "iou@sample", "pixel_accuracy"} <= result[side].keys()
+    assert result["after"]["val"]["miou"] >= result["before"]["val"]["miou"], "the best checkpoint by the true metric"
+    for path in result["figures"]:
+        assert Path(path).stat().st_size > 1000
+
+    numbers = surrogate_cli("evaluate", "--run", run, "--json").json
+    assert numbers["metrics"]["miou"] == result["after"]["miou"]
+    assert set(numbers["metrics"]["iou"]) == set(open_data(DataRecipe()).classes)
+
+    lines = [json.loads(line) for line in (run / "finetune-surrogate" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+
+    before = digest(run)
+    assert surrogate_cli("finetune", "--run", run, "--epochs", 2, "--json").json == result
+    assert digest(run) == before
+
+
+def test_a_baseline_loss_starts_from_the_same_model(run, surrogate_cli):
+    ce = surrogate_cli("finetune", "--run", run, "--loss", "ce", "--epochs", 1, "--json").json
+    dice = surrogate_cli("finetune", "--run", run, "--loss", "dice", "--epochs", 1, "--json").json
+    assert ce["before"] == dice["before"]
+    assert ce["after"] != dice["after"]
+    assert dice["losses"].keys() == {"ce", "dice"}
+
+
+def test_the_two_lines_in_a_plain_loop(fitted):
+    loss_fn = SurrogateLoss.load(fitted / "surrogate.safetensors")
+    train = open_data(DataRecipe(size=(32, 32))).splits["train"]
+    images, labels = (torch.stack(parts) for parts in zip(*(train.load(i, None) for i in range(4)), strict=True))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(3, 7, 3, padding=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_fn(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05
+    assert all(math.isfinite(value) for value in losses)
+
+
+def test_the_literal_eq_2_learns_the_wrong_sign_with_a_perfect_fit(fitted, tmp_path, surrogate_cli):
+    """`science.md`, trap 1: rank correlation says nothing of it, the certificate does, and training proves it."""
+    shared = ("--weights", fitted / "model" / "model.safetensors", *TINY, "--set", "fit.sign_weight=0")
+    literal = surrogate_cli("fit", "--run", tmp_path / "l", *shared, "--set", "measure.statistics=literal", "--json").json
+    sound = surrogate_cli(
+        "fit", "--run", tmp_path / "s", *shared, "--set", 'fit.columns=["tp", "fp", "fn"]', "--json"
+    ).json
+    assert literal["fidelity"]["spearman"] > 0.95
+    assert literal["fidelity"]["wrong_sign"] > 5 * sound["fidelity"]["wrong_sign"]
+
+
+def test_a_user_s_weights_are_the_baseline(fitted, tmp_path, surrogate_cli):
+    weights = fitted / "model" / "model.safetensors"
+    done = surrogate_cli("train", "--run", tmp_path / "own", "--weights", weights, *TINY, "--json").json
+    assert done["epochs"] == 0
+    assert (tmp_path / "own" / "model" / "model.safetensors").read_bytes() == weights.read_bytes()
+
+
+def test_a_user_s_own_network(tmp_path, surrogate_cli, monkeypatch):
+    (tmp_path / "my_net.py").write_text(
+        "import torch\ndef small(num_classes):\n    return torch.nn.Conv2d(3, num_classes, 3, padding=1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    args = ["--run", "run", *TINY, "--model", "my_net:small", "--epochs", "1"]
+    assert surrogate_cli("train", *args, "--json").code == 0
+
+
+def test_the_same_from_python(run):
+    request = Request(run=run, overrides=(("finetune.epochs", 1), ("finetune.loss", "iou-appx")))
+    tuned = finish(finetune(request))
+    assert tuned["after"]["val"]["miou"] >= tuned["before"]["val"]["miou"]
+    assert finish(evaluate(Request(run=run), split="val"))["split"] == "val"
+    assert finish(fit(Request(run=run)))["run"] == str(run) or Path(finish(fit(Request(run=run)))["run"]).name == "run"
+
+
+def test_inspect_and_the_card(run, surrogate_cli):
+    assert surrogate_cli("inspect", run, "--json").json["fitted"] is True
+    store = surrogate_cli("inspect", run / "stats", "--json").json
+    assert store["complete"] is True
+    assert store["rows"] == sum(shard["rows"] for shard in store["shards"])
+    _, card = load(run / "surrogate.safetensors")
+    assert card.facts == {"num_classes": 7, "ignore_index": 255}
+    shown = surrogate_cli("inspect", run / "surrogate.safetensors", "--json").json
+    assert shown["fidelity"] == json.loads((run / "fit.json").read_text())["fidelity"]
+
+
+def test_a_changed_recipe_is_refused_with_the_keys(run, surrogate_cli):
+    ended = surrogate_cli("fit", "--run", run, "--set", "model.width=8", "--seed", 3)
+    assert ended.code == 2
+    assert "model.width, seed" in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
