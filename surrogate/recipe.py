@@ -85,7 +85,7 @@ class CollectRecipe(Section):
     """At batch level the samples are cut into this many pools, and a batch never mixes two of them."""
     regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
-    moves: int = Field(default=2, ge=0)
+    moves: int = Field(default=3, ge=0)
     """Small feasible moves of the outputs recorded per batch, for the sign of the gradient."""
     shard_rows: PositiveInt = 65536
 

@@ -50,10 +50,16 @@ class NetworkRecipe(ModelRecipe):
     """Channels of the first block; the papers' networks have 64."""
 
 
+class SegmentationMeasureRecipe(MeasureRecipe):
+    """IoU unless another is named."""
+
+    name: str = "iou"
+
+
 class SegmentationRecipe(Recipe):
     """A whole run of the segmentation app."""
 
     app: Literal["segmentation"] = "segmentation"
-    measure: MeasureRecipe = MeasureRecipe(name="iou")
+    measure: SegmentationMeasureRecipe = SegmentationMeasureRecipe()
     data: DataRecipe = DataRecipe()
     model: NetworkRecipe = NetworkRecipe()

@@ -82,11 +82,17 @@ class ToyFinetuneRecipe(FinetuneRecipe):
     ce_mix: float = Field(default=0.0, ge=0.0, le=1.0)
 
 
+class ToyMeasureRecipe(MeasureRecipe):
+    """The discontinuous function."""
+
+    name: str = "step"
+
+
 class ToyRecipe(Recipe):
     """A whole run of the toy app."""
 
     app: Literal["toy"] = "toy"
-    measure: MeasureRecipe = MeasureRecipe(name="step")
+    measure: ToyMeasureRecipe = ToyMeasureRecipe()
     data: PointsRecipe = PointsRecipe()
     model: ModelRecipe = ModelRecipe()
     train: ToyTrainRecipe = ToyTrainRecipe()

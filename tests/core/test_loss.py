@@ -1,0 +1,218 @@
+"""The learned loss in a stranger's loop: what it promises of undefined rows, precision, gradients and its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from surrogate.approximator import Card, Surrogate, save
+from surrogate.errors import DataError, UsageError
+from surrogate.loss import SurrogateLoss
+from surrogate.protocols import Dataset, Measure
+
+PLUGIN = """
+import torch
+from surrogate.protocols import Measure
+
+def accuracy(*, num_classes, sharpness=1.0):
+    def stats(outputs, targets, /):
+        known = targets >= 0
+        pixels = known.sum((1, 2))
+        probability = (sharpness * outputs).softmax(1)
+        truth = probability.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)
+        sums = torch.stack([(w * known).sum((1, 2)) for w in (truth, probability.square().sum(1))], 1)
+        return torch.where((pixels > 0).unsqueeze(1), sums / pixels.clamp_min(1).unsqueeze(1), torch.nan)
+
+    return Measure(metric=lambda outputs, targets, /: 0.0, stats=stats, columns=("truth", "sure"))
+"""
+Batch = tuple[Tensor, Tensor]
+
+
+@pytest.fixture
+def loss(measure: Measure, surrogate: Surrogate) -> SurrogateLoss:
+    return SurrogateLoss(measure, surrogate)
+
+
+@pytest.fixture
+def batch(scenes: Dataset) -> Batch:
+    """Logits of four images, wanting a gradient, and their targets."""
+    outputs = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    return outputs, torch.stack([scenes.load(i, None)[1] for i in range(4)])
+
+
+def test_it_is_the_mean_predicted_loss_of_the_rows(loss: SurrogateLoss, measure: Measure, batch: Batch) -> None:
+    value = loss(*batch)
+    assert value.shape == ()
+    torch.testing.assert_close(value, torch.tanh(1.0 - measure.stats(*batch)[:, 0]).mean())
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_a_plain_loop_lowers_the_true_loss(
+    precision: torch.dtype, loss: SurrogateLoss, measure: Measure, scenes: Dataset, net: Callable[[], nn.Module]
+) -> None:
+    """As a stranger writes it, under autocast on the CPU."""
+    samples = [scenes.load(i, None) for i in range(len(scenes))]
+    inputs, targets = (torch.stack(part) for part in zip(*samples, strict=True))
+    model = net()
+
+    def error() -> float:
+        with torch.no_grad():
+            return float(1.0 - measure.metric(model.eval()(inputs), targets).mean())
+
+    before = error()
+    frozen = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(40):
+        model.train()
+        loss.train()
+        with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
+            outputs = model(inputs)
+            value = loss(outputs, targets)
+        assert outputs.dtype == precision
+        assert value.dtype == torch.float32
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    assert error() < before - 0.2
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in loss.state_dict().items())
+
+
+def test_statistics_are_taken_in_fp32_of_outputs_in_bf16(surrogate: Surrogate, batch: Batch) -> None:
+    seen = []
+
+    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:  # noqa: ARG001
+        seen.append((outputs.dtype, (outputs.flatten(1) @ outputs.flatten(1).T).dtype))
+        return outputs.flatten(1)[:, :2].sigmoid()
+
+    lazy = Measure(metric=lambda o, t, /: o.sum(), stats=stats, columns=("truth", "sure"))  # noqa: ARG005
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        SurrogateLoss(lazy, surrogate)(batch[0].bfloat16(), batch[1]).backward()
+    assert seen == [(torch.float32, torch.float32)]
+    assert batch[0].grad is not None
+
+
+def test_the_gradient_is_right(loss: SurrogateLoss, batch: Batch) -> None:
+    outputs, targets = batch[0].detach().double().requires_grad_(), batch[1].clone()
+    targets[1] = -1
+    assert torch.autograd.gradcheck(lambda o: loss.double()(o, targets), outputs)
+
+
+def test_outputs_in_fp64_are_taken(loss: SurrogateLoss, batch: Batch) -> None:
+    wide = batch[0].detach().double().requires_grad_()
+    value = loss(wide, batch[1])
+    value.backward()
+    torch.testing.assert_close(value.float(), loss(*batch))
+    assert wide.grad is not None
+
+
+def test_undefined_rows_are_left_out(loss: SurrogateLoss, batch: Batch) -> None:
+    outputs, targets = batch
+    with_hole = targets.clone()
+    with_hole[1] = -1
+    value = loss(outputs, with_hole)
+    value.backward()
+    kept = [0, 2, 3]
+    alone = outputs.detach()[kept].requires_grad_()
+    expected = loss(alone, targets[kept])
+    expected.backward()
+    torch.testing.assert_close(value, expected)
+    assert outputs.grad is not None
+    torch.testing.assert_close(outputs.grad[kept], alone.grad)
+    assert torch.equal(outputs.grad[1], torch.zeros(2, 6, 6))
+
+
+def test_a_batch_without_a_defined_row_asks_for_nothing(loss: SurrogateLoss, batch: Batch) -> None:
+    value = loss(batch[0], torch.full_like(batch[1], -1))
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(batch[0].grad, torch.zeros_like(batch[0]))
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_broken_outputs_do_not_pass_for_undefined_rows(
+    broken: float, undefined: bool, loss: SurrogateLoss, batch: Batch
+) -> None:
+    outputs = batch[0].detach().clone()
+    outputs[2, 1, 3, 3] = broken
+    targets = torch.full_like(batch[1], -1) if undefined else batch[1]
+    assert loss(outputs, targets).isnan()
+
+
+def test_the_surrogate_is_frozen_and_stays_so(measure: Measure, batch: Batch) -> None:
+    made = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.9), nn.Linear(8, 1), nn.Flatten(0))
+    loss = SurrogateLoss(measure, made)
+    outer = nn.ModuleDict({"loss": loss}).train()
+    assert outer["loss"].training
+    assert not made.training
+    assert torch.equal(loss(*batch), loss(*batch))
+    loss(*batch).backward()
+    assert all(p.grad is None and not p.requires_grad for p in made.parameters())
+    assert not list(filter(lambda p: p.requires_grad, loss.parameters()))
+
+
+def card_of(surrogate: Surrogate, **changes: Any) -> Card:
+    settings = {name: getattr(surrogate, name) for name in ("columns", "inputs", "depth", "width", "activation")}
+    known = {"app": "nowhere", "measure": "accuracy", "options": {"sharpness": 2.0}, "facts": {"num_classes": 2}}
+    return Card(**{**settings, **known, "version": 1, "level": "sample", "fidelity": {}, **changes})
+
+
+@pytest.fixture
+def installed(install: Callable[..., None]) -> None:
+    entry = {"surrogate.measures.nowhere": {"accuracy": "nowhere_measures:accuracy"}}
+    install("nowhere-plugin", entry, {"nowhere_measures": PLUGIN})
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_loss_from_its_file_is_the_loss_that_was_saved(
+    measure: Measure, surrogate: Surrogate, batch: Batch, tmp_path: Path
+) -> None:
+    surrogate.standardise(torch.rand(20, 2, generator=torch.Generator().manual_seed(0)))
+    path = tmp_path / "surrogate.safetensors"
+    save(surrogate, card_of(surrogate), path)
+    loaded = SurrogateLoss.load(str(path))
+    outputs, targets = batch
+    assert torch.equal(loaded(outputs, targets), SurrogateLoss(measure, surrogate)(2.0 * outputs, targets))
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert not loaded.surrogate.training
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("changes", "error", "complaint"),
+    [
+        ({"version": 2}, DataError, "fitted for version 2 of measure 'accuracy', installed is 1; fit again"),
+        ({"level": "batch"}, DataError, "fitted for level batch"),
+        ({"columns": ("sure", "truth")}, DataError, "fitted for columns"),
+        ({"app": "elsewhere"}, UsageError, "no measure of app 'elsewhere' is called 'accuracy'"),
+        ({"measure": "acuracy"}, UsageError, r"did you mean 'accuracy'\?"),
+        ({"facts": {}}, UsageError, "asks for 'num_classes'"),
+        ({"options": {"sharpnes": 1.0}}, UsageError, r"did you mean 'sharpness'\?"),
+    ],
+)
+def test_a_file_for_another_measure_is_refused(
+    changes: dict[str, Any], error: type[Exception], complaint: str, surrogate: Surrogate, tmp_path: Path
+) -> None:
+    save(surrogate, card_of(surrogate, **changes), tmp_path / "surrogate.safetensors")
+    with pytest.raises(error, match=complaint):
+        SurrogateLoss.load(tmp_path / "surrogate.safetensors")
+
+
+def test_what_is_no_surrogate_is_refused(surrogate: Surrogate, tmp_path: Path) -> None:
+    path = tmp_path / "surrogate.safetensors"
+    with pytest.raises(DataError, match="no such file"):
+        SurrogateLoss.load(path)
+    safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(DataError, match="not of a surrogate"):
+        SurrogateLoss.load(path)
+    text = json.dumps(card_of(surrogate).model_dump(mode="json"))
+    safetensors.torch.save_file({"weight": torch.zeros(3)}, path, metadata={"surrogate": text})
+    with pytest.raises(DataError, match="weights do not fit"):
+        SurrogateLoss.load(path)
