@@ -95,9 +95,7 @@ def fit(
     return surrogate, report(surrogate, data, split.heldout, rows.spec.regimes, moved)
 
 
-def report(
-    surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows
-) -> dict[str, Any]:
+def report(surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows) -> dict[str, Any]:
     """Fidelity on held-out rows, over all regimes and by regime, and the share of wrong signs by kind of move."""
     predicted = surrogate(data.stats)
     by_regime = {}

@@ -36,12 +36,16 @@ def _softer(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  
 
 
 def _noisy(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
-    return outputs + _normal(outputs.shape, outputs, generator) * _uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)
+    return outputs + _normal(outputs.shape, outputs, generator) * _uniform(0.1, 1.0, outputs, generator) * outputs.std(
+        correction=0
+    )
 
 
 def _shifted(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
     by_channel = (*outputs.shape[:2], *[1] * (outputs.dim() - 2))
-    return outputs + _normal(by_channel, outputs, generator) * _uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)
+    return outputs + _normal(by_channel, outputs, generator) * _uniform(0.1, 1.0, outputs, generator) * outputs.std(
+        correction=0
+    )
 
 
 def _towards(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:

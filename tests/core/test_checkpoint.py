@@ -32,9 +32,7 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> Non
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("before", [0, 3])
-def test_a_state_is_put_back_bit_for_bit(
-    kind: str, before: int, net: Callable[[], nn.Module], tmp_path: Path
-) -> None:
+def test_a_state_is_put_back_bit_for_bit(kind: str, before: int, net: Callable[[], nn.Module], tmp_path: Path) -> None:
     model = net()
     optimizer = OPTIMIZERS[kind](model)
     steps(model, optimizer, before)

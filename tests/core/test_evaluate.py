@@ -37,9 +37,7 @@ class PixelAccuracy:
 
 def scored(engine: Engine, model: nn.Module, data: Dataset, measure: Measure, *, batch_size: int = 5) -> dict[str, Any]:
     return finish(
-        evaluate(
-            engine, model, data, score=PixelAccuracy(), measure=measure, key="acc@sample", batch_size=batch_size
-        )
+        evaluate(engine, model, data, score=PixelAccuracy(), measure=measure, key="acc@sample", batch_size=batch_size)
     )
 
 

@@ -22,9 +22,7 @@ def scene(scenes: Dataset) -> tuple[Tensor, Tensor, Tensor]:
     return outputs, targets, way
 
 
-def test_velocity_is_the_derivative_of_the_statistics(
-    measure: Measure, scene: tuple[Tensor, Tensor, Tensor]
-) -> None:
+def test_velocity_is_the_derivative_of_the_statistics(measure: Measure, scene: tuple[Tensor, Tensor, Tensor]) -> None:
     outputs, targets, way = scene
     found = move(measure, outputs, targets, way, step=0.05)
     epsilon = 1e-6
@@ -92,9 +90,7 @@ def test_directions_have_the_shape_and_the_spread_of_the_outputs(shape: tuple[in
 
 def test_towards_moves_some_places_with_all_their_channels_and_away_the_opposite_way() -> None:
     outputs, perfect = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.ones(8, 3, 6, 6)
-    toward, away = (
-        direction(kind, outputs, perfect, torch.Generator().manual_seed(1)) for kind in ("towards", "away")
-    )
+    toward, away = (direction(kind, outputs, perfect, torch.Generator().manual_seed(1)) for kind in ("towards", "away"))
     assert torch.equal(toward, -away)
     places = (toward != 0).sum(1)
     assert set(places.unique().tolist()) == {0, 3}

@@ -143,7 +143,9 @@ def test_a_fact_that_nobody_tells_is_named(name: str) -> None:
 
 @pytest.mark.usefixtures("measures")
 def test_an_unknown_measure_is_named_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"no measure of app 'nowhere' is called 'take_all'; did you mean 'takes_all'\?"):
+    with pytest.raises(
+        UsageError, match=r"no measure of app 'nowhere' is called 'take_all'; did you mean 'takes_all'\?"
+    ):
         loaded("take_all")
     with pytest.raises(UsageError, match="no measure of app 'void' is called 'free'; known: none"):
         plugins.load_measure("void", "free", facts={}, options={})

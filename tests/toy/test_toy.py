@@ -254,6 +254,8 @@ def test_wrong_signs_are_counted_outside_the_band_alone() -> None:
 
 def test_a_frozen_surrogate_has_curves_where_gradients_are_off() -> None:
     surrogate = Surrogate(("x",), depth=1, width=5, activation="tanh").requires_grad_(False)
+    surrogate.layers[-1].bias.fill_(0.5)  # away from the bounds, where the value is clamped and the slope is not
+    surrogate.layers[-1].weight.mul_(0.3)
     with torch.no_grad():
         curves = fitted_curves(surrogate)
     differences = curves.f.double().diff() / curves.x.double().diff()
