@@ -24,7 +24,7 @@ class Ended:
         return json.loads(self.out)
 
 
-@pytest.fixture()
+@pytest.fixture
 def surrogate_cli(capfd) -> Callable[..., Ended]:
     """Runs `surrogate` with the given arguments and returns exit code, stdout and stderr."""
     from surrogate_cli.exits import exit_code

@@ -10,13 +10,15 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-TINY = (
-    "--app segmentation --size 32x32 --device cpu --set model.width=4 --set train.epochs=1 --set fit.epochs=2 "
-    "--set finetune.epochs=1"
-).split()
+# fmt: off
+TINY = [
+    "--app", "segmentation", "--size", "32x32", "--device", "cpu", "--set", "model.width=4",
+    "--set", "train.epochs=1", "--set", "fit.epochs=2", "--set", "finetune.epochs=1",
+]
+# fmt: on
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     """A small data set in the folder layout that is in order."""
     root = tmp_path / "data"
@@ -118,7 +120,7 @@ def small_run(tmp_path_factory):
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(small_run, tmp_path):
     return shutil.copytree(small_run, tmp_path / "run")
 

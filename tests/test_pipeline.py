@@ -18,10 +18,12 @@ from surrogate.progress import finish
 from surrogate_segmentation.data import open_data
 from surrogate_segmentation.recipe import DataRecipe
 
-TINY = (
-    "--app segmentation --size 32x32 --device cpu --set model.width=4 --set train.epochs=3 --set train.lr=0.005 "
-    "--set fit.epochs=40 --set fit.patience=40"
-).split()
+# fmt: off
+TINY = [
+    "--app", "segmentation", "--size", "32x32", "--device", "cpu", "--set", "model.width=4",
+    "--set", "train.epochs=3", "--set", "train.lr=0.005", "--set", "fit.epochs=40", "--set", "fit.patience=40",
+]
+# fmt: on
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def fitted(tmp_path_factory) -> Path:
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(fitted, tmp_path) -> Path:
     return Path(shutil.copytree(fitted, tmp_path / "run"))
 

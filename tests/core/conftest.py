@@ -1,4 +1,4 @@
-"""Small things for the tests of the core: scenes, a measure of them, a network, an engine, packages that are not there."""
+"""Small things for the tests of the core: scenes, a measure, a network, an engine, packages that are not there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("truth", "sure")
 
 
 class Scenes:
-    """`(3, 6, 6)` noise; a pixel is of class 1 where its channels add up to more than 0, and unknown (-1) at a border."""
+    """`(3, 6, 6)` noise; a pixel is of class 1 where its channels add up to over 0, and unknown (-1) at a border."""
 
     def __init__(self, count: int) -> None:
         self.inputs = torch.randn(count, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -68,7 +68,7 @@ def measure() -> Measure:
 
 @pytest.fixture
 def surrogate() -> Surrogate:
-    """An analytic one, `tanh(1 - truth)`: smooth, strictly inside of [0, 1], and falling in the probability of the truth."""
+    """An analytic one, `tanh(1 - truth)`: smooth, strictly inside of [0, 1], falling in the probability of truth."""
     made = Surrogate(COLUMNS, depth=1, width=1, activation="tanh")
     made.load_state_dict(
         made.state_dict()

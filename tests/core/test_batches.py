@@ -21,7 +21,7 @@ PARTS = st.lists(st.integers(0, 2**31 - 1), min_size=3, max_size=3)
 class Numbers:
     """Sample i is the number i, next to a number drawn for its augmentation; `before` runs ahead of each load."""
 
-    def __init__(self, count: int, before: Callable[[int], None] = lambda index: None) -> None:
+    def __init__(self, count: int, before: Callable[[int], None] = lambda _: None) -> None:
         self.count, self.before = count, before
 
     def __len__(self) -> int:

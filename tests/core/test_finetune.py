@@ -185,7 +185,7 @@ def test_progress_counts_steps_and_tells_of_epochs(run: Run) -> None:
     seen = list(run(scripted(0.1, 0.25, None, 0.3)))
     steps = [p for p in seen if p.stage.startswith("finetune epoch")]
     assert [(p.stage, p.step, p.total) for p in steps[:4]] == [
-        *((f"finetune epoch 1/3", n, 3) for n in (1, 2, 3)),
+        *(("finetune epoch 1/3", n, 3) for n in (1, 2, 3)),
         ("finetune epoch 2/3", 1, 3),
     ]
     told = [p for p in seen if p.message]

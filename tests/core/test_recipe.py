@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from surrogate_segmentation.recipe import SegmentationRecipe
 
 from surrogate.errors import UsageError
 from surrogate.recipe import (
@@ -23,6 +22,7 @@ from surrogate.recipe import (
     read_toml,
     to_toml,
 )
+from surrogate_segmentation.recipe import SegmentationRecipe
 
 
 class TinyModel(ModelRecipe):
