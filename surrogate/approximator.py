@@ -56,9 +56,7 @@ class Surrogate(nn.Module):
         self.columns = tuple(columns)
         self.inputs = tuple(inputs) or self.columns
         self.depth, self.width, self.activation = depth, width, activation
-        for name in self.inputs:
-            if name not in self.columns:
-                raise UsageError(f"fit.columns: no statistic {name!r}; {nearest(name, self.columns)}")
+        check_inputs(self.inputs, self.columns)
         self.register_buffer("index", torch.tensor([self.columns.index(name) for name in self.inputs]))
         self.register_buffer("mean", torch.zeros(len(self.inputs)))
         self.register_buffer("scale", torch.ones(len(self.inputs)))
@@ -99,6 +97,13 @@ class Surrogate(nn.Module):
         """`(R,)` bool: which rows have an input outside the range that the fit has seen."""
         chosen = stats.index_select(1, self.index)
         return ((chosen < self.low) | (chosen > self.high)).any(1)
+
+
+def check_inputs(inputs: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises `UsageError` at an input that is no column."""
+    for name in inputs:
+        if name not in columns:
+            raise UsageError(f"fit.columns: no statistic {name!r}; {nearest(name, columns)}")
 
 
 class Card(BaseModel):

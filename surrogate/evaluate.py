@@ -37,7 +37,7 @@ def evaluate(
         score.update(outputs, targets)
         values = measure.metric(outputs, targets).double().cpu()
         total += values.nansum()
-        rows += int(values.isfinite().sum())
+        rows += int((~values.isnan()).sum())
         yield Progress("evaluate", step, len(plan))
     return {**score.compute(), key: float(total) / rows if rows else None}
 

@@ -47,7 +47,7 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     if kind == "mend" and outputs.shape[1] > 1:
         amount = amount * (outputs.argmax(1, keepdim=True) != perfect.argmax(1, keepdim=True))
     way = perfect - outputs
-    towards = amount * way * (outputs.std() / way.std().clamp_min(1e-12))
+    towards = amount * way * (outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12))
     return -towards if kind == "away" else towards
 
 

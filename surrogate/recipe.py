@@ -81,8 +81,8 @@ class CollectRecipe(Section):
     batch_size: PositiveInt = 8
     passes: PositiveInt = 1
     """How often the training split is gone through; at batch level in a new order each time."""
-    pools: int = Field(default=10, ge=2)
-    """At batch level the samples are cut into this many pools, and a batch never mixes two of them."""
+    pools: int = Field(default=10, ge=5)
+    """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
     regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=3, ge=0)

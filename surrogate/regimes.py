@@ -6,7 +6,7 @@ are drawn from the generator alone, on the CPU, so that every device draws the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Generator, Tensor
@@ -18,9 +18,15 @@ Change = Callable[[Tensor, Tensor, Generator], Tensor]
 
 def change(name: str, outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:
     """`outputs` under the regime of that name; raises `UsageError` when there is none."""
-    if name not in REGIMES:
-        raise UsageError(f"collect.regimes: no regime {name!r}; {nearest(name, REGIMES)}")
+    check_regimes([name])
     return REGIMES[name](outputs, perfect, generator)
+
+
+def check_regimes(names: Iterable[str]) -> None:
+    """Raises `UsageError` at a name that is no regime."""
+    for name in names:
+        if name not in REGIMES:
+            raise UsageError(f"collect.regimes: no regime {name!r}; {nearest(name, REGIMES)}")
 
 
 def _model(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
@@ -36,16 +42,13 @@ def _softer(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  
 
 
 def _noisy(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
-    return outputs + _normal(outputs.shape, outputs, generator) * _uniform(0.1, 1.0, outputs, generator) * outputs.std(
-        correction=0
-    )
+    noise = _normal(outputs.shape, outputs, generator)
+    return outputs + noise * _uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)
 
 
 def _shifted(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
-    by_channel = (*outputs.shape[:2], *[1] * (outputs.dim() - 2))
-    return outputs + _normal(by_channel, outputs, generator) * _uniform(0.1, 1.0, outputs, generator) * outputs.std(
-        correction=0
-    )
+    shift = _normal((*outputs.shape[:2], *[1] * (outputs.dim() - 2)), outputs, generator)
+    return outputs + shift * _uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)
 
 
 def _towards(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:

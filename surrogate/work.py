@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from surrogate import checkpoint, plugins
+from surrogate.approximator import check_inputs
 from surrogate.atomic import sweep
 from surrogate.batches import seed_of
 from surrogate.engine import Engine
@@ -21,6 +22,7 @@ from surrogate.progress import Stage
 from surrogate.protocols import App, Measure, Task
 from surrogate.provenance import provenance
 from surrogate.recipe import Recipe, build, merged, read_toml
+from surrogate.regimes import check_regimes
 from surrogate.rundir import RunDir, claim, newest, write_json
 
 
@@ -116,9 +118,11 @@ def open_work(request: Request) -> Work:
 def claim_run(work: Work) -> None:
     """Makes the run folder one for this recipe, or insists that it is; how it is finetuned and where may differ.
 
-    The data is opened and the measure built first: what they complain of should leave nothing behind.
+    Names are checked, the data is opened and the measure built first: what is wrong should leave nothing behind, and
+    not be told after an hour of training.
     """
-    _ = work.task, work.measure
+    check_regimes(work.recipe.collect.regimes)
+    check_inputs(work.recipe.fit.columns, work.measure.columns)
     for folder in (work.run.root, *work.run.root.rglob("*/")):
         sweep(folder)
     before = _stored(work, work.run.recipe)

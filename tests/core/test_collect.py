@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surrogate.batches import generator_of
 from surrogate.collect import Item, collect, move_columns, plan, sample_ids
 from surrogate.engine import Engine
-from surrogate.moves import KINDS
+from surrogate.moves import KINDS, direction, move
 from surrogate.progress import Progress, Stage, finish
 from surrogate.protocols import Dataset, Measure
 from surrogate.recipe import CollectRecipe
@@ -102,7 +102,7 @@ class Collection:
             measure,
             self.perfect,
             rows=StoreWriter(folder / "stats", spec, shard_rows=recipe.shard_rows),
-            moves=StoreWriter(folder / "moves", moved, shard_rows=recipe.shard_rows + 5),
+            moves=StoreWriter(folder / "moves", moved, shard_rows=max(1, 20 - recipe.shard_rows)),
             settings=recipe,
             seed=4,
         )
@@ -189,6 +189,26 @@ def test_a_move_of_each_sample_as_often_as_asked_for(collection: Collection, mea
     assert (found.stats[towards, 2] >= 0).all()  # the probability of the truth rises
     assert (found.value[towards] <= 0).all()
     assert found.value.abs().max() < 0.5
+
+
+def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
+    collection: Collection, measure: Measure, tmp_path: Path
+) -> None:
+    finish(collection(tmp_path, measure, regimes=("model",), moves=2))
+    found = StatsStore.open(tmp_path / "moves").read()
+    place = turn = 0
+    for number, indices, outputs, targets in batches(collection):
+        generator = generator_of(4, number, 1)
+        for _ in range(2):
+            kind, turn = turn % len(KINDS), turn + 1
+            way = direction(KINDS[kind], outputs, collection.perfect(outputs, targets), generator)
+            expected = move(measure, outputs, targets, way, step=0.05)
+            defined = torch.tensor([index != 3 for index in indices])
+            rows = slice(place, place := place + int(defined.sum()))
+            assert set(found.regime[rows].tolist()) == {kind}
+            assert torch.equal(found.stats[rows], torch.cat([expected.stats, expected.velocity], 1)[defined])
+            assert torch.equal(found.value[rows], expected.change[defined])
+    assert place == len(found.value)
 
 
 def test_no_moves_are_recorded_where_none_are_asked_for(

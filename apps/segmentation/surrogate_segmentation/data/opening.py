@@ -57,7 +57,7 @@ def open_data(recipe: DataRecipe) -> SegmentationData:
 def _open_digits(recipe: DataRecipe) -> SegmentationData:
     if recipe.layout != "auto":
         raise UsageError(
-            f"layout {recipe.layout!r} for the embedded data set 'digits'; give a folder in data.path with it"
+            f"layout {recipe.layout!r} for the embedded data set 'digits'; give the folder of your data set with --data"
         )
     size = recipe.size or digits.SIZE
     return SegmentationData(
