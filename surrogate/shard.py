@@ -40,7 +40,7 @@ class Rows:
     stats: Tensor
     """`(N, F)` float32."""
     value: Tensor
-    """`(N,)` float32: the true loss in [0, 1], or in the store of moves its change. (A shard holds it in float64, as it was recorded.)"""
+    """`(N,)` float32 of the recorded float64: the true loss in [0, 1], or in the store of moves its change."""
     sample: Tensor
     """`(N,)` int64: which sample the row comes from; a split never parts the rows of one sample."""
     regime: Tensor
