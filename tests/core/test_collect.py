@@ -26,7 +26,7 @@ from surrogate.store import StatsStore, StoreSpec, StoreWriter
 
 Perfect = Callable[[Tensor, Tensor], Tensor]
 SIZES = st.fixed_dictionaries(
-    {"batch_size": st.integers(1, 9), "passes": st.integers(1, 4), "pools": st.integers(2, 8)}
+    {"batch_size": st.integers(1, 9), "passes": st.integers(1, 4), "pools": st.integers(5, 9)}
 )
 
 
@@ -57,11 +57,11 @@ def test_at_batch_level_pools_part_the_samples_and_no_batch_mixes_them(
 
 
 def test_at_batch_level_each_pass_draws_other_batches() -> None:
-    items = plan(60, CollectRecipe(batch_size=5, passes=2, pools=3), level="batch", seed=0)
+    items = plan(60, CollectRecipe(batch_size=5, passes=2, pools=5), level="batch", seed=0)
     half = len(items) // 2
     first, second = ({frozenset(item.indices) for item in part} for part in (items[:half], items[half:]))
     assert first.isdisjoint(second)
-    other = plan(60, CollectRecipe(batch_size=5, passes=2, pools=3), level="batch", seed=1)
+    other = plan(60, CollectRecipe(batch_size=5, passes=2, pools=5), level="batch", seed=1)
     assert items != other
 
 
@@ -220,9 +220,9 @@ def test_no_moves_are_recorded_where_none_are_asked_for(
 
 
 def test_at_batch_level_rows_are_of_their_pool(collection: Collection, batch_measure: Measure, tmp_path: Path) -> None:
-    finish(collection(tmp_path, batch_measure, regimes=("model",), pools=3, batch_size=2, passes=2))
+    finish(collection(tmp_path, batch_measure, regimes=("model",), pools=5, batch_size=2, passes=2))
     store = StatsStore.open(tmp_path / "stats")
-    assert store.read().sample.tolist() == [0, 0, 1, 1, 2, 2] * 2
+    assert store.read().sample.tolist() == [0, 0, 1, 1, 2, 3, 4] * 2  # 12 samples: pools of 3, 3, 2, 2, 2
 
 
 def test_progress_counts_batches(collection: Collection, measure: Measure, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_killed_collection_ends_in_the_same_bytes(
     shard_rows: int, level: str, collection: Collection, measure: Measure, batch_measure: Measure, tmp_path: Path
 ) -> None:
     made = measure if level == "sample" else batch_measure
-    settings = {"shard_rows": shard_rows, "passes": 2, "batch_size": 3, "pools": 3, "regimes": ("model", "noisy")}
+    settings = {"shard_rows": shard_rows, "passes": 2, "batch_size": 3, "pools": 5, "regimes": ("model", "noisy")}
     finish(collection(tmp_path / "whole", made, **settings))
     expected = contents(tmp_path / "whole")
     events = len(list(collection(tmp_path / "count", made, **settings)))
