@@ -100,7 +100,9 @@ def finetune(
         mean = yield from _epoch(engine, model, loss, train, optimizer, settings, seed, epoch, stage)
         if not math.isfinite(mean):
             kept = f"{best} of epoch {notes['best_epoch']}" if best.exists() else "nothing yet"
-            raise DivergedError(f"{stage}: loss is {mean} in epoch {epoch}; kept: {kept}; try a lower --lr")
+            raise DivergedError(
+                f"{stage}: loss is {mean} in epoch {epoch}; kept: {kept}; try a lower {stage}.lr in a new --run"
+            )
         scores = yield from validate(model)
         notes = _noted(notes, epoch, mean, scores, select)
         if notes["best_epoch"] == epoch:

@@ -68,12 +68,13 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
     work = open_work(request)
     loss = work.recipe.finetune.loss
     folder = work.run.finetune(loss)
-    if "finetune.loss" in dict(request.overrides) and loss != "none" and not folder.exists():
+    finetuned = (folder / "model.safetensors").exists()
+    if "finetune.loss" in dict(request.overrides) and loss != "none" and not finetuned:
         raise UsageError(f"{folder}: not there; make it with `surrogate finetune --run {work.run.root} --loss {loss}`")
     before = work.baseline_model()
     models = {"before": before}
     scores = {"before": (yield from work.scores(before, split))}
-    if folder.exists():
+    if finetuned:
         after = work.model()
         checkpoint.load_weights(folder / "model.safetensors", after)
         models["after"], scores["after"] = after, (yield from work.scores(after, split))
@@ -254,6 +255,11 @@ def _loss(work: Work) -> nn.Module:
                 f"{path}: fitted with {fact}={value}, this run has {fact}={work.task.facts[fact]}; "
                 "fit again on this data"
             )
+    if card.options != work.recipe.measure.options:
+        raise DataError(
+            f"{path}: fitted with measure settings {card.options}, this run has "
+            f"{work.recipe.measure.options}; fit again"
+        )
     check_matches(card, work.measure, path=path)
     return SurrogateLoss(work.measure, surrogate)
 

@@ -102,6 +102,8 @@ def open_work(request: Request) -> Work:
     Raises:
         UsageError: nothing says which app, or recipe, app or setting is unknown.
     """
+    if request.run is None and request.app is None and request.recipe is not None:
+        request = dataclasses.replace(request, app=_app_of(request))
     run = RunDir(request.run or (Path("runs") / request.app if request.app else newest().root))
     stored = read_toml(run.recipe) if run.recipe.exists() and request.recipe is None else {}
     name = request.app or stored.get("app") or _app_of(request)
