@@ -218,7 +218,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(run: Run) -> 
 
 
 def test_a_run_that_breaks_at_once_says_what_is_kept(run: Run) -> None:
-    with pytest.raises(DivergedError, match="kept: nothing yet; try a lower .*lr in a new --run"):
+    with pytest.raises(DivergedError, match=r"kept: nothing yet; try a lower .*lr in a new --run"):
         finish(run(scripted(), loss=Breaks(at=1), keep_start=False))
     with pytest.raises(DivergedError, match=r"kept: .*model\.safetensors of epoch 0"):
         finish(run(scripted(0.5), loss=Breaks(at=3)))
