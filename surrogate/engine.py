@@ -29,7 +29,11 @@ class Engine:
         self.device: torch.device = self._accelerator.device
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """The model on the device, its forward pass under autocast when the precision asks for it."""
+        """The model on the device, its forward pass under autocast when the precision asks for it.
+
+        Convolutions run in channels-last order, which is up to twice as fast; the outputs keep their shape.
+        """
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         prepared: nn.Module = self._accelerator.prepare_model(model)
         return prepared
 

@@ -2,7 +2,7 @@
 
 Shapes: B samples in a batch, R rows (what one value of the metric speaks of: an image, a class of an image, a
 batch), F soft statistics per row. Rows are sample-major: at level "sample", R = B * k, and rows b*k to (b+1)*k - 1
-belong to sample b; at level "batch" all rows belong to the whole batch.
+belong to sample b; at levels "batch" and "dataset" all rows belong to the whole batch, or to all batches so far.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 if TYPE_CHECKING:
     from surrogate.recipe import Recipe
 
-Level = Literal["sample", "batch"]
+Level = Literal["sample", "batch", "dataset"]
 
 
 class Metric(Protocol):
@@ -45,6 +45,22 @@ class Approximator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Additive:
+    """A metric and its statistics as functions of A sums that add up over samples and batches, such as counts.
+
+    What level "dataset" needs: a small batch then adds to the sums of the batches before it. Made into a measure of any
+    level by `surrogate.additive.additive_measure`.
+    """
+
+    sums: StatsExtractor
+    """Outputs and targets to `(B, k, A)` float sums of each sample, differentiable in the soft ones."""
+    metric: Callable[[Tensor], Tensor]
+    """`(R, A)` sums to `(R,)` values; NaN where undefined."""
+    stats: Callable[[Tensor], Tensor]
+    """`(R, A)` sums to `(R, F)` statistics, finite everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
 class Measure:
     """A metric next to the soft statistics that explain it: what a metric plugin exports.
 
@@ -59,6 +75,8 @@ class Measure:
     higher_is_better: bool = True
     level: Level = "sample"
     version: int = 1
+    additive: Additive | None = None
+    """The same as sums; level "dataset" has to have it. `metric` and `stats` then speak of one batch alone."""
 
     def loss_of(self, value: Tensor) -> Tensor:
         """Metric values as losses in [0, 1]: 0 at the best bound, 1 at the worst. NaN stays NaN."""

@@ -45,7 +45,7 @@ def test_seeds_are_equal_for_equal_parts_only(one: list[int], other: list[int]) 
 
 def test_seed_is_the_same_on_every_machine() -> None:
     """A recorded value: a run that is continued elsewhere has to see the same order."""
-    assert seed_of(1, 2, 3) == 6498626229777268288
+    assert seed_of(1, 2, 3) == 6530208866956668065
 
 
 @given(st.integers(0, 50), st.integers(0, 100))

@@ -1,0 +1,59 @@
+"""A measure of any level from sums that add up over samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from surrogate.protocols import Additive, Level, Measure
+
+
+def additive_measure(
+    additive: Additive,
+    columns: tuple[str, ...],
+    *,
+    level: Level = "sample",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    higher_is_better: bool = True,
+    version: int = 1,
+) -> Measure:
+    """The measure whose rows are the sums of a sample, of a batch, or (in the running loss) of a data set.
+
+    Statistics are made NaN where the metric is. R is B * k at level "sample" and k at the others.
+
+    >>> correct = Additive(
+    ...     sums=lambda p, y: torch.stack([p * y, (p.round() == y).float(), torch.ones_like(p)], -1)[:, None],
+    ...     metric=lambda sums: sums[:, 1] / sums[:, 2],
+    ...     stats=lambda sums: sums[:, :1] / sums[:, 2:],
+    ... )
+    >>> accuracy = additive_measure(correct, ("hits",), level="batch")
+    >>> accuracy.metric(torch.tensor([0.9, 0.2]), torch.tensor([1.0, 1.0]))
+    tensor([0.5000])
+    """
+
+    def pooled(outputs: Tensor, targets: Tensor) -> Tensor:
+        sums = additive.sums(outputs, targets)
+        return sums.flatten(0, 1) if level == "sample" else sums.sum(0)
+
+    def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return additive.metric(pooled(outputs, targets))
+
+    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return defined_stats(additive, pooled(outputs, targets))
+
+    return Measure(
+        metric,
+        stats,
+        columns,
+        bounds=bounds,
+        higher_is_better=higher_is_better,
+        level=level,
+        version=version,
+        additive=additive,
+    )
+
+
+def defined_stats(additive: Additive, sums: Tensor) -> Tensor:
+    """`(R, A)` sums to `(R, F)` statistics, NaN in the rows where the metric is undefined."""
+    undefined = additive.metric(sums.detach()).isnan().unsqueeze(1)
+    return torch.where(undefined, torch.nan, additive.stats(sums))
