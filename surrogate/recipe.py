@@ -111,7 +111,7 @@ class FitRecipe(Section):
     patience: PositiveInt = 40
     """Epochs without a better error on held-out samples before the fit stops."""
     slope_weight: NonNegativeFloat = 1e-3
-    """Weight of the error of the slope along recorded moves, as a share of their mean squared change, beside the squared
+    """Weight of the error of the slope along recorded moves, in units of their mean squared change, beside the squared
     error of the value."""
     holdout: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of the samples, never of the rows, held out of the fit."""
