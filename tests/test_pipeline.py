@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from surrogate.approximator import load
+from surrogate.approximator import load, save
 from surrogate.loss import SurrogateLoss
 from surrogate.pipeline import Request, evaluate, finetune, fit
 from surrogate.progress import finish
@@ -132,7 +132,8 @@ def test_the_literal_eq_2_fits_well_and_destroys_the_model(tmp_path, surrogate_c
         statistics = ("--set", f"measure.statistics={name}")
         fidelity = surrogate_cli("fit", "--run", run, *shared, *three, *statistics, "--json").json["fidelity"]
         assert fidelity["spearman"] > 0.9
-        surrogate_cli("finetune", "--run", run, "--ce-mix", 0, "--epochs", 4)
+        gate = ("--set", "finetune.max_wrong_sign=1", "--set", "finetune.min_spearman=-1")
+        surrogate_cli("finetune", "--run", run, "--ce-mix", 0, "--epochs", 4, *gate)
         last = json.loads((run / "finetune-surrogate" / "metrics.jsonl").read_text().splitlines()[-1])
         found[name] = (fidelity["wrong_sign"], last["val"]["miou"])
     assert found["literal"][0] > 0.1 > 0.05 > found["one-vs-rest"][0]
@@ -172,6 +173,19 @@ def test_inspect_and_the_card(run, surrogate_cli):
     assert card.facts == {"num_classes": 7, "ignore_index": 255}
     shown = surrogate_cli("inspect", run / "surrogate.safetensors", "--json").json
     assert shown["fidelity"] == json.loads((run / "fit.json").read_text())["fidelity"]
+
+
+def test_a_surrogate_with_wrong_signs_is_refused_unless_allowed(fitted, tmp_path, surrogate_cli):
+    surrogate, card = load(fitted / "surrogate.safetensors")
+    bad = tmp_path / "bad.safetensors"
+    save(surrogate, card.model_copy(update={"fidelity": {**card.fidelity, "wrong_sign": 0.4}}), bad)
+    weights = fitted / "model" / "model.safetensors"
+    args = ("--run", tmp_path / "run", *TINY, "--weights", weights, "--set", f"finetune.surrogate={bad}")
+    ended = surrogate_cli("finetune", *args)
+    assert ended.code == 5
+    assert "40.0 % of its gradient signs are wrong" in ended.err.strip().splitlines()[-1]
+    again = (*args[:1], tmp_path / "other", *args[2:])
+    assert surrogate_cli("finetune", *again, "--set", "finetune.max_wrong_sign=1", "--epochs", 1).code == 0
 
 
 def test_a_changed_recipe_is_refused_with_the_keys(run, surrogate_cli):
