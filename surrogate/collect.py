@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surrogate.additive import batch_sums, continued
 from surrogate.batches import chunks, generator_of, load_batches, shuffled
 from surrogate.engine import Engine
-from surrogate.moves import KINDS, direction, move
+from surrogate.moves import KINDS, STEPS, direction, move
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure
 from surrogate.recipe import CollectRecipe
@@ -19,8 +19,6 @@ from surrogate.regimes import change
 from surrogate.store import StoreWriter
 
 Perfect = Callable[[Tensor, Tensor], Tensor]
-_STEP = 0.05
-"""Length of a move, in units of the spread of the outputs: small, yet enough to tip some of the elements over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +154,7 @@ def _moves(
     generator = generator_of(seed, number, 1)
     for turn in range(settings.moves):
         kind = (number * settings.moves + turn) % len(KINDS)
+        step = STEPS[KINDS[kind]]
         way = direction(KINDS[kind], outputs, ideal, generator)
-        stats, velocity, change_ = move(measure, outputs, targets, way, step=_STEP)
-        yield kind, torch.cat([stats, _STEP * velocity], 1), change_
+        stats, velocity, change_ = move(measure, outputs, targets, way, step=step)
+        yield kind, torch.cat([stats, step * velocity], 1), change_

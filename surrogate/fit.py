@@ -18,7 +18,7 @@ from surrogate.batches import generator_of, seed_of
 from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
 from surrogate.fidelity import fidelity, wrong_sign
-from surrogate.moves import KINDS
+from surrogate.moves import KINDS, SMALL
 from surrogate.objective import censored_error, slope_error
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
@@ -102,7 +102,7 @@ def fit(
         surrogate,
         _on(device, data, split.fitted),
         _on(device, data, split.stopping),
-        _on(device, moved, seen),
+        _on(device, comparable(moved), seen),
         settings=settings,
         seed=seed,
         state=state,
@@ -128,13 +128,14 @@ class Analytic(torch.nn.Module):
 def report(
     surrogate: torch.nn.Module, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows
 ) -> dict[str, Any]:
-    """Fidelity on held-out rows, over all regimes and by regime, and the share of wrong signs by kind of move."""
+    """Fidelity on held-out rows, over all and by regime, and the share of wrong signs: of small moves, and by kind."""
     predicted = surrogate(data.stats)
     by_regime = {}
     for number, name in enumerate(regimes):
         rows = heldout & (data.regime == number)
         by_regime[name] = fidelity(predicted[rows], data.value[rows], data.sample[rows])
     unseen = torch.isin(moved.sample, torch.unique(data.sample[heldout]))
+    small = torch.isin(moved.regime, torch.tensor(SMALL, dtype=moved.regime.dtype))
     width = data.stats.shape[1]
 
     def signs(rows: Tensor) -> float | None:
@@ -143,7 +144,7 @@ def report(
 
     return {
         **fidelity(predicted[heldout], data.value[heldout], data.sample[heldout]),
-        "wrong_sign": signs(unseen),
+        "wrong_sign": signs(unseen & small),
         "by_regime": by_regime,
         "wrong_sign_by_move": {kind: signs(unseen & (moved.regime == n)) for n, kind in enumerate(KINDS)},
     }
@@ -153,6 +154,21 @@ def _read(stores: Sequence[StatsStore]) -> Rows:
     """The rows of all stores, one after the other."""
     parts = [store.read() for store in stores]
     return Rows(*(torch.cat([getattr(part, field) for part in parts]) for field in Rows.__slots__))
+
+
+def comparable(moved: Rows) -> Rows:
+    """Moves with what each did, and how the statistics went, in units of the mean size of what its kind does.
+
+    So that kinds of long moves do not drown those of small ones.
+    """
+    size = torch.ones(len(KINDS))
+    for kind in range(len(KINDS)):
+        found = moved.value[moved.regime == kind].square().mean().sqrt()
+        size[kind] = found if found > 0 else 1.0
+    size = size[moved.regime.long()]
+    width = moved.stats.shape[1] // 2
+    stats = torch.cat([moved.stats[:, :width], moved.stats[:, width:] / size.unsqueeze(1)], 1)
+    return Rows(stats, moved.value / size, moved.sample, moved.regime)
 
 
 def _on(device: torch.device, data: Rows, mask: Tensor) -> tuple[Tensor, Tensor]:

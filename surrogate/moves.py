@@ -14,13 +14,21 @@ from torch import Generator, Tensor
 
 from surrogate.protocols import Measure
 
-KINDS = ("towards", "away", "mend")
-"""A random part of the elements, by random amounts, towards the perfect outputs; the same away from them; towards them
-at the elements that are wrong alone, where a statistic of the errors cannot hide behind one of the successes.
+STEPS = {"towards": 0.05, "away": 0.05, "mend": 0.05, "reach": 1.0}
+"""Kinds of moves, and how long they are in units of the spread of the outputs: three are small, yet enough to tip some
+of the elements over; the certificate is about them.
+
+A random part of the elements, by random amounts, towards the perfect outputs; the same away from them; towards them
+at the elements that are wrong alone, where a statistic of the errors cannot hide behind one of the successes. And the
+same far enough to mend what a small step does not: where nothing is right yet (a class without a hit), the metric is
+flat for a small step, and a surrogate that is right about that alone would never leave.
 
 Not in isotropic random directions: what a metric makes of those is decided by which elements happen to tip over, and no
 soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; see `docs/log.md`).
 """
+KINDS = tuple(STEPS)
+SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < 1.0)
+"""Places in KINDS."""
 
 
 class Move(NamedTuple):
@@ -44,7 +52,7 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     share = torch.rand(len(outputs), *[1] * (outputs.dim() - 1), generator=generator)
     chosen = torch.rand(places, generator=generator) < share
     amount = torch.where(chosen, torch.rand(places, generator=generator), 0.0).to(outputs)
-    if kind == "mend" and outputs.shape[1] > 1:
+    if kind in ("mend", "reach") and outputs.shape[1] > 1:
         amount = amount * (outputs.argmax(1, keepdim=True) != perfect.argmax(1, keepdim=True))
     way = perfect - outputs
     towards = amount * way * (outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12))

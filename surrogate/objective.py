@@ -25,15 +25,16 @@ def censored_error(latent: Tensor, value: Tensor) -> Tensor:
 
 
 def slope_error(surrogate: Surrogate, stats: Tensor, velocity: Tensor, change: Tensor) -> Tensor:
-    """Mean squared error of the change that the surrogate's slopes foretell, in units of the mean squared change.
+    """Mean squared error of the change that the surrogate's slopes foretell.
 
     A fit of values alone leaves the slope free wherever statistics depend on each other: with a perfect rank
     correlation it may have the wrong sign, or next to no slope at all along the moves that training can make. So the
     slope along recorded moves is fitted to what they did on average: which elements tip over is chance, how many not.
+    Both changes are in units of what a move does (see `fit.comparable`).
     `(R, F)` statistics, `(R, F)` their change along the move, to first order, `(R,)` true change of the loss (see
     `surrogate.moves`). This is a Sobolev fit (Czarnecki et al. 2017) along the directions that exist.
     """
     stats = stats.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(surrogate.latent(stats).sum(), stats, create_graph=True)
     foretold = (gradient * velocity).sum(1)
-    return (foretold - change).square().mean() / change.square().mean().clamp_min(1e-12)
+    return (foretold - change).square().mean()

@@ -92,8 +92,8 @@ class CollectRecipe(Section):
     """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
     regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away", "empty", "perfect")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
-    moves: int = Field(default=3, ge=0)
-    """Small feasible moves of the outputs recorded per batch, for the sign of the gradient."""
+    moves: int = Field(default=4, ge=0)
+    """Feasible moves of the outputs recorded per batch, for the slope of the surrogate; the kinds take turns."""
     shard_rows: PositiveInt = 65536
 
 

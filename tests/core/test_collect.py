@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surrogate.batches import generator_of
 from surrogate.collect import Item, collect, move_columns, plan, sample_ids
 from surrogate.engine import Engine
-from surrogate.moves import KINDS, direction, move
+from surrogate.moves import KINDS, STEPS, direction, move
 from surrogate.progress import Progress, Stage, finish
 from surrogate.protocols import Dataset, Measure
 from surrogate.recipe import CollectRecipe
@@ -206,11 +206,12 @@ def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
         for _ in range(2):
             kind, turn = turn % len(KINDS), turn + 1
             way = direction(KINDS[kind], outputs, collection.perfect(outputs, targets), generator)
-            expected = move(measure, outputs, targets, way, step=0.05)
+            step = STEPS[KINDS[kind]]
+            expected = move(measure, outputs, targets, way, step=step)
             defined = torch.tensor([index != 3 for index in indices])
             rows = slice(place, place := place + int(defined.sum()))
             assert set(found.regime[rows].tolist()) == {kind}
-            assert torch.equal(found.stats[rows], torch.cat([expected.stats, 0.05 * expected.velocity], 1)[defined])
+            assert torch.equal(found.stats[rows], torch.cat([expected.stats, step * expected.velocity], 1)[defined])
             assert torch.equal(found.value[rows], expected.change[defined])
     assert place == len(found.value)
 
