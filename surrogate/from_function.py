@@ -109,8 +109,9 @@ def _rows(
 ) -> Tensor:
     """`(R,)` values of a batch: R = B at level "sample", else 1."""
     size = 1 if level == "sample" else len(outputs)
-    parts = zip(outputs.split(size), targets.split(size), strict=True)
-    return torch.tensor([score(*view(o, t)) for o, t in parts], dtype=torch.float32, device=outputs.device)
+    parts = [slice(start, start + size) for start in range(0, len(outputs), size)]
+    values = [score(*view(outputs[part], targets[part])) for part in parts]
+    return torch.tensor(values, dtype=torch.float32, device=outputs.device)
 
 
 def _scored(function: Callable[[Tensor, Tensor], Any], name: str) -> Callable[[Tensor, Tensor], float]:

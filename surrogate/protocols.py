@@ -193,7 +193,7 @@ class App(Protocol):
     standard: Callable[..., Standard]
     """Statistics and views for metrics that are plain functions; called with `level` and the facts it asks for."""
     example: str
-    """Source of a plain `metric(prediction, target)` of the usual view, in [0, 1]: what `surrogate plugins new` writes."""
+    """Source of a `metric(prediction, target)` of the usual view, in [0, 1]: what `surrogate plugins new` writes."""
 
     def open(self, recipe: Recipe) -> Task:
         """Binds the application to a recipe and checks its data; raises `DataError` or `UsageError`."""

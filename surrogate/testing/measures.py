@@ -96,7 +96,8 @@ def _check_declaration(measure: Measure, outputs: Tensor, targets: Tensor) -> No
     demand(measure.version >= 1, f"version: {measure.version}; count from 1")
     demand(
         measure.level != "dataset" or measure.additive is not None,
-        'level "dataset": has no `additive`; make the measure by surrogate.additive.additive_measure, or set level="batch"',
+        'level "dataset": has no `additive`; make the measure by surrogate.additive.additive_measure, or set '
+        'level="batch"',
     )
 
 

@@ -27,7 +27,7 @@ def check_sums(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
         )
         demand(
             bool(sums.isfinite().all()),
-            "additive.sums: not finite; give 0 where there is nothing to add, and leave the division to metric and stats",
+            "additive.sums: not finite; give 0 where there is nothing to add, and divide in metric and stats",
         )
         demand(
             same(torch.cat(parts).sum(0), sums.sum(0)),

@@ -54,7 +54,7 @@ def standard(*, level: Level, num_classes: int, ignore_index: int) -> Standard:
 
 def _columns(num_classes: int) -> tuple[str, ...]:
     ratios = [f"{how}_{ratio}" for ratio in _RATIOS for how in _SUMMARIES]
-    by_class = [f"{group}_{k}" for group in (*_GROUPS, *_MEANS, "size") for k in range(num_classes)]
+    by_class = [f"{group}_{k}" for group in (*_RATIOS, *_GROUPS, *_MEANS, "size") for k in range(num_classes)]
     return (*ratios, "share_present", "share_seen", *_GROUPS, *_MEANS, *by_class)
 
 
@@ -68,11 +68,13 @@ def _stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, t
     present = (hard[..., 0] + hard[..., 2]).to(soft)
     seen, valid = hard.sum(2) > 0, present.sum(1, keepdim=True)
     shares, size = soft / valid.clamp_min(1.0).unsqueeze(2), present / valid.clamp_min(1.0)
+    ratios = _ratios(soft)
     parts = (
-        _ratios(soft, present, seen),
+        _summaries(ratios, present.unsqueeze(1), seen.unsqueeze(1)),
         torch.stack([present > 0, seen], 1).to(soft).mean(2),
         shares.sum(1),
         soft.sum(1) / hard.sum(1).clamp_min(1.0),
+        ratios.flatten(1),
         shares.mT.flatten(1),
         (soft / hard.clamp_min(1.0)).mT.flatten(1),
         size,
@@ -80,16 +82,20 @@ def _stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, t
     return torch.where(valid > 0, torch.cat(parts, 1), torch.nan)
 
 
-def _ratios(soft: Tensor, present: Tensor, seen: Tensor) -> Tensor:
-    """`(R, 4 * 5)` IoU, Dice, recall and precision, each summarised over the classes: see `_SUMMARIES`."""
+def _ratios(soft: Tensor) -> Tensor:
+    """`(R, C, 3)` sums to `(R, 4, C)` IoU, Dice, recall and precision of each class, in [0, 1]; 0 where empty."""
     tp, fp, fn = soft.unbind(2)
     pairs = (tp, tp + fp + fn), (2 * tp, 2 * tp + fp + fn), (tp, tp + fn), (tp, tp + fp)
-    ratios = torch.stack([_divided(part, whole) for part, whole in pairs], 1)
-    inside, seen = (present > 0).unsqueeze(1), seen.unsqueeze(1)
-    rare = torch.where(inside, 1.0 / present.clamp_min(1.0).unsqueeze(1), 0.0)
+    return torch.stack([_divided(part, whole) for part, whole in pairs], 1)
+
+
+def _summaries(ratios: Tensor, present: Tensor, seen: Tensor) -> Tensor:
+    """`(R, 4 * 5)`: each ratio over the classes, from `(R, 1, C)` pixels in the truth, and whether seen at all."""
+    inside = present > 0
+    rare = torch.where(inside, 1.0 / present.clamp_min(1.0), 0.0)
     summaries = (
-        _mean(ratios, inside.to(soft)),
-        _mean(ratios, seen.to(soft)),
+        _mean(ratios, inside.to(ratios)),
+        _mean(ratios, seen.to(ratios)),
         _mean(ratios, rare),
         _root(torch.where(inside, ratios, 1.0).amin(2)),
         _root(torch.where(seen, ratios, 1.0).amin(2)),
