@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from surrogate import plugins
+from surrogate.errors import SurrogateError
 from surrogate.recipe import build
 
 _PATIENCE = 120
@@ -58,8 +59,10 @@ def _answer(plugin: plugins.Plugin) -> dict[str, Any]:
     try:
         plugins.load(plugin)
         return {"error": None, "level": _level(plugin)}
-    except Exception as error:
-        return {"error": " ".join(str(error).split()) or type(error).__name__}
+    except SurrogateError as error:
+        return {"error": str(error)}
+    except (Exception, SystemExit) as error:
+        return {"error": f"{plugin.target} raised {type(error).__name__}: {' '.join(str(error).split())}"}
 
 
 def _level(plugin: plugins.Plugin) -> str | None:

@@ -231,7 +231,9 @@ def _check_gradient(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
 def _check_gradcheck(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
     """The gradient is that of finite differences, in float64 and a few random directions."""
     wide = outputs.detach().double().requires_grad_()
-    (gradient,) = torch.autograd.grad(_weighed(measure, wide, targets), wide)
+    total = _weighed(measure, wide, targets)
+    demand(total.requires_grad, "stats: no gradient to compare with finite differences; mend that first")
+    (gradient,) = torch.autograd.grad(total, wide)
     for seed in range(3):
         way = torch.randn(wide.shape, generator=Generator().manual_seed(seed), dtype=wide.dtype).to(wide.device)
         with torch.no_grad():
