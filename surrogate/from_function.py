@@ -32,7 +32,7 @@ def measure_from_function(
     function: Callable[..., Any],
     *,
     app: str,
-    level: Level = "sample",
+    level: Level | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     higher_is_better: bool = True,
     takes: str = "",
@@ -50,7 +50,8 @@ def measure_from_function(
             - a metric of torchmetrics, or its class, which is then made with the facts that it asks for
               (`num_classes`). It works on a copy and is reset before each row.
         app: whose predictions it takes.
-        level: "sample" calls it once a sample, "batch" once a batch; `measure.level` of a recipe changes it.
+        level: "sample" calls it once a sample, "batch" once a batch; None: what is usual for the app. `measure.level`
+            of a recipe changes it.
         bounds: least and greatest value.
         higher_is_better: False for an error.
         takes: which view of the outputs it takes, by the app's name for it; empty: the usual one, labels as a rule.
@@ -69,7 +70,7 @@ class FunctionMeasure:
 
     function: Callable[..., Any]
     app: str
-    level: Level
+    level: Level | None
     bounds: tuple[float, float]
     higher_is_better: bool
     takes: str
@@ -79,13 +80,15 @@ class FunctionMeasure:
     @property
     def __signature__(self) -> inspect.Signature:
         """What `plugins.load_measure` looks at; only now is the app loaded."""
-        asked = inspect.signature(plugins.load_app(self.app).standard).parameters.values()
-        own = [p.replace(default=self.level) if p.name == "level" else p for p in asked]
-        return inspect.Signature(own)
+        asked = inspect.signature(plugins.load_app(self.app).standard).parameters
+        level = asked["level"].replace(default=self.level or asked["level"].default)
+        return inspect.Signature(list({**asked, "level": level}.values()))
 
     def __call__(self, **settings: Any) -> Measure:
         """The measure, from the facts of a task; raises `UsageError` at an unknown level or view."""
-        settings = {"level": self.level, **settings}
+        bound = self.__signature__.bind(**settings)
+        bound.apply_defaults()
+        settings = bound.arguments
         standard = plugins.load_app(self.app).standard(**settings)
         takes = self.takes or next(iter(standard.views))
         if takes not in standard.views:

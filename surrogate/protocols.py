@@ -191,7 +191,8 @@ class App(Protocol):
     """The names of its hand-made losses. The first one trains the baseline model and is mixed into finetuning."""
 
     standard: Callable[..., Standard]
-    """Statistics and views for metrics that are plain functions; called with `level` and the facts it asks for."""
+    """Statistics and views for metrics that are plain functions; called with the facts it asks for and with `level`,
+    whose default is the level that is usual for the app."""
     example: str
     """Source of a `metric(prediction, target)` of the usual view, in [0, 1]: what `surrogate plugins new` writes."""
 

@@ -67,6 +67,7 @@ def test_it_fits_at_once(site: Path, tmp_path: Path, surrogate_cli: Run) -> None
 
 BROKEN = """
 import torch
+from surrogate.from_function import measure_from_function
 from surrogate.protocols import Measure
 
 def broken():
@@ -74,6 +75,11 @@ def broken():
 
 def shapeless():
     return Measure(lambda x, u, /: x, lambda x, u, /: x, columns=("x",))
+
+def misspelt_metric(prediction, target):
+    return prediction.accuracy(target)
+
+misspelt = measure_from_function(misspelt_metric, app="toy")
 """
 
 
@@ -82,6 +88,7 @@ def test_a_broken_measure_is_told_line_by_line(site: Path, surrogate_cli: Run) -
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rough\nVersion: 1.0\n")
     points = "[surrogate.measures.toy]\nbroken = rough_measures:broken\nshapeless = rough_measures:shapeless\n"
+    points += "misspelt = rough_measures:misspelt\n"
     (info / "entry_points.txt").write_text(points)
     (site / "rough_measures.py").write_text(BROKEN)
 
@@ -97,6 +104,10 @@ def test_a_broken_measure_is_told_line_by_line(site: Path, surrogate_cli: Run) -
     assert ended.code == 5
     assert "return (R,), one value a row" in ended.out
     assert "gradcheck" not in ended.out, "what builds on rows is not looked at"
+
+    ended = surrogate_cli("plugins", "check", "misspelt")
+    assert ended.code == 5
+    assert "misspelt_metric raised AttributeError" in ended.out
 
 
 @pytest.mark.parametrize(

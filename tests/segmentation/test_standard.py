@@ -159,7 +159,6 @@ def test_a_metric_nobody_named_fits(tmp_path: Path) -> None:
     found = fidelity(geometric_mean_of_recalls, tmp_path, size=32, epochs=60)
     assert found["spearman"] >= 0.95
     assert found["wrong_sign"] <= 0.02
-    print({k: v for k, v in found.items() if not isinstance(v, dict)})
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def metric(prediction, target):
 '''
 
 
-def standard(*, level: Level, num_classes: int, ignore_index: int) -> Standard:
+def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) -> Standard:
     """Soft true positives, false positives and false negatives: of each class, and as ratios over the classes.
 
     Weights of the pixels are those of the measure `iou` (one-vs-rest). A row speaks of an image, or of a batch.

@@ -62,7 +62,7 @@ def metric(prediction, target):
 '''
 
 
-def standard(*, level: Level) -> Standard:
+def standard(*, level: Level = "sample") -> Standard:
     """The output x of each point and the point u itself, for plain functions of `(1,)` x and u.
 
     Raises:
