@@ -36,6 +36,7 @@ from surrogate.from_function import measure_from_function
 
 {metric}
 
+
 # The least and the greatest value, and which is better; by takes= the function is given another view of the outputs.
 {name} = measure_from_function(metric, app="{app}", bounds=(0.0, 1.0), higher_is_better=True)
 '''
@@ -55,11 +56,11 @@ _README = """\
 The measure `{name}` for the app `{app}` of `surrogate`. Write your metric into `{module}.py`, then, in this folder:
 
 ```sh
-pip install -e .                                  # once; the measure is found by its entry point
-surrogate plugins check {name} --app {app}        # says what to mend
-python -m pytest                                  # the same, as a test
+pip install -e .    # once; the measure is found by its entry point
+surrogate plugins check {name} --app {app}    # says what to mend
+python -m pytest    # the same, as a test
 surrogate fit --app {app} --measure {name}
-surrogate finetune                                # trains the model through it
+surrogate finetune    # trains the model through it
 ```
 """
 
