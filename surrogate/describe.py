@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from surrogate import approximator, plugins
-from surrogate.errors import DataError, SurrogateError
+from surrogate import approximator, plugins, probe
+from surrogate.errors import DataError
 from surrogate.provenance import PACKAGES, versions
 from surrogate.recipe import read_toml
 from surrogate.rundir import RunDir, read_json
@@ -21,13 +22,16 @@ _EXTRAS = (("matplotlib", "figures", "pip install 'surrogate-loss[plot]'"),)
 
 def apps() -> list[dict[str, Any]]:
     """Installed applications: name, package, version, and the error of one that does not load."""
-    return [_entry(p, app=None) for p in plugins.listed(plugins.APPS)]
+    return [_entry(p, found, keys=()) for p, found in _probed(plugins.listed(plugins.APPS))]
 
 
 def measures(app: str | None = None) -> list[dict[str, Any]]:
-    """Installed measures of one app or of all: app, name, package, version, and the error of one that does not load."""
-    found = plugins.listed(plugins.MEASURES + app if app else plugins.MEASURES)
-    return [_entry(p, app=p.group.removeprefix(plugins.MEASURES)) for p in found]
+    """Installed measures of one app or of all: app, name, package, version, level, and the error of one that fails."""
+    listed = plugins.listed(plugins.MEASURES + app if app else plugins.MEASURES)
+    return [
+        {"app": p.group.removeprefix(plugins.MEASURES), **_entry(p, found, keys=("level",))}
+        for p, found in _probed(listed)
+    ]
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -64,19 +68,14 @@ def doctor() -> dict[str, Any]:
     }
 
 
-def _entry(plugin: plugins.Plugin, *, app: str | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {} if app is None else {"app": app}
-    entry |= {
-        "name": plugin.name,
-        "package": plugin.package,
-        "version": plugin.package_version,
-        "error": None,
-    }
-    try:
-        plugins.load(plugin)
-    except SurrogateError as error:
-        entry["error"] = str(error)
-    return entry
+def _probed(listed: list[plugins.Plugin]) -> Iterator[tuple[plugins.Plugin, dict[str, Any]]]:
+    """Each plugin with what the probe, a process of its own, says of it; this process imports none of them."""
+    return zip(listed, probe.outcomes(listed), strict=True)
+
+
+def _entry(plugin: plugins.Plugin, found: dict[str, Any], *, keys: tuple[str, ...]) -> dict[str, Any]:
+    entry = {"name": plugin.name, "package": plugin.package, "version": plugin.package_version}
+    return {**entry, **{key: found.get(key) for key in keys}, "error": plugins.clash(plugin) or found["error"]}
 
 
 def _run(run: RunDir) -> dict[str, Any]:

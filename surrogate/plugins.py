@@ -10,7 +10,7 @@ iou = "surrogate_segmentation.measures:iou"             # a `MeasureFactory`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -64,8 +64,7 @@ def load_measure(app: str, name: str, *, facts: Mapping[str, Any], options: Mapp
         if option not in parameters and not takes_all:
             known = [p for p in parameters if p not in facts]
             raise UsageError(f"unknown recipe key 'measure.{option}' for measure {name!r}; {nearest(option, known)}")
-    asked = {key: value for key, value in facts.items() if takes_all or key in parameters}
-    keywords = {**asked, **options}
+    keywords = {**asked(factory, facts), **options}
     for parameter in parameters.values():
         named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         if named and parameter.default is parameter.empty and parameter.name not in keywords:
@@ -77,6 +76,33 @@ def load_measure(app: str, name: str, *, facts: Mapping[str, Any], options: Mapp
     if not isinstance(measure, Measure):
         raise UsageError(f"measure {name!r} gave a {type(measure).__name__}; expected a surrogate.protocols.Measure")
     return measure
+
+
+def asked(function: Callable[..., Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the facts that a function has a parameter for.
+
+    >>> asked(lambda *, size: size, {"size": 3, "color": "red"})
+    {'size': 3}
+    """
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {key: value for key, value in facts.items() if takes_all or key in parameters}
+
+
+def app_of(measure: str) -> str:
+    """The app that has a measure of that name; raises `UsageError` when none has, or several."""
+    apps = sorted({p.group.removeprefix(MEASURES) for p in listed(MEASURES) if p.name == measure})
+    if not apps:
+        raise UsageError(f"no measure is called {measure!r}; {nearest(measure, {p.name for p in listed(MEASURES)})}")
+    if len(apps) > 1:
+        raise UsageError(f"apps {' and '.join(apps)} have a measure called {measure!r}; add --app {apps[0]}")
+    return apps[0]
+
+
+def clash(plugin: Plugin) -> str | None:
+    """What is wrong where another package brings a plugin of the same group and name, naming all; else None."""
+    same = [other.package for other in listed(plugin.group) if other.name == plugin.name]
+    return f"two packages bring it: {' and '.join(same)}; uninstall one" if len(same) > 1 else None
 
 
 def load(plugin: Plugin) -> Any:

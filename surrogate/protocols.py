@@ -82,6 +82,9 @@ class Measure:
     learned one is reported next to."""
     directions: tuple[int, ...] = ()
     """For each column whether the loss rises (1) or falls (-1) with it, or may do either (0): for `fit.monotone`."""
+    stats_know_undefined: bool = True
+    """False where the metric may be undefined and the statistics cannot tell, as of a function that raises. A fit drops
+    such rows; a loss goes by the statistics, and counts them in."""
 
     def loss_of(self, value: Tensor) -> Tensor:
         """Metric values as losses in [0, 1]: 0 at the best bound, 1 at the worst. NaN stays NaN."""
@@ -93,6 +96,23 @@ class Measure:
 MeasureFactory = Callable[..., Measure]
 """What a measure's entry point names: called with the facts it asks for by keyword (see `Task.facts`) and with the
 settings of the recipe's `[measure]` table."""
+
+
+View = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From outputs and targets of some samples, prediction and target as a plain function takes them; empty if all void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standard:
+    """What an app gives to a metric that is a plain function: see `surrogate.from_function`."""
+
+    stats: StatsExtractor
+    """A row for each sample at level "sample", one for a batch at "batch"; NaN where all is void."""
+    columns: tuple[str, ...]
+    views: Mapping[str, View]
+    """What a function may be handed, by name, the usual one first."""
+    void: Callable[[Tensor], Tensor] | None = None
+    """Targets made such that nothing of them counts; None where the app knows no void. For examples to check with."""
 
 
 class Dataset(Protocol):
@@ -174,6 +194,12 @@ class App(Protocol):
     """The recipes shipped with the application, by name."""
     baselines: Sequence[str]
     """The names of its hand-made losses. The first one trains the baseline model and is mixed into finetuning."""
+
+    standard: Callable[..., Standard]
+    """Statistics and views for metrics that are plain functions; called with the facts it asks for and with `level`,
+    whose default is the level that is usual for the app."""
+    example: str
+    """Source of a `metric(prediction, target)` of the usual view, in [0, 1]: what `surrogate plugins new` writes."""
 
     def open(self, recipe: Recipe) -> Task:
         """Binds the application to a recipe and checks its data; raises `DataError` or `UsageError`."""

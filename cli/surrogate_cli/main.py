@@ -22,6 +22,7 @@ from surrogate_cli.options import (
     TrainOptions,
     options_from,
 )
+from surrogate_cli.plugins import plugins
 from surrogate_cli.progress import follow
 
 STAGES, LOOK = "Stages (what one needs is made first)", "Look around"
@@ -46,6 +47,9 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+cli.add_typer(plugins, name="plugins", rich_help_panel=LOOK)
 
 
 def app() -> None:

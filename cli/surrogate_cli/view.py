@@ -26,6 +26,14 @@ def write(text: str) -> None:
     print(text, flush=True)
 
 
+def result(command: str, found: Mapping[str, Any], *, as_json: bool) -> None:
+    """The result of a command, in the form that was asked for."""
+    if as_json:
+        show_json(found)
+    else:
+        show(command, found)
+
+
 def show_json(result: Mapping[str, Any]) -> None:
     """The result as one JSON object; a number that is not finite becomes null, as JSON knows none."""
     write(json.dumps(_finite(result), indent=2, allow_nan=False))

@@ -11,7 +11,9 @@ from torch import Generator, Tensor
 from surrogate import plugins
 from surrogate.protocols import App, Dataset, Task
 from surrogate.recipe import Recipe, build, read_toml
-from surrogate.testing.measures import check_measure, demand
+from surrogate.testing.demands import demand
+from surrogate.testing.example import example_of
+from surrogate.testing.measures import check_measure
 
 
 def check_app(app: App, recipe: Recipe) -> None:
@@ -26,7 +28,7 @@ def check_app(app: App, recipe: Recipe) -> None:
     _check_facts(task)
     for split in ("train", "val", "test"):
         _check_dataset(task.dataset(split), split)
-    inputs, targets = _example(task.dataset("val"))
+    inputs, targets = example_of(task.dataset("val"))
     outputs = _check_model(task, inputs, seed=recipe.seed)
     perfect = task.perfect(outputs, targets)
     demand(perfect.shape == outputs.shape, "perfect: give it the shape of outputs")
@@ -112,9 +114,3 @@ def _check_json(what: str, value: dict[str, Any]) -> None:
 def _rounded(value: dict[str, Any]) -> Any:
     """Sums of floats differ in their last digits with the order."""
     return json.loads(json.dumps(value), parse_float=lambda digits: round(float(digits), 6))
-
-
-def _example(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Three samples, spread over the data set: neighbours may be alike."""
-    samples = [dataset.load(len(dataset) * place // 6, None) for place in (1, 3, 5)]
-    return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])

@@ -11,12 +11,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import get_args
 
 import torch
 from torch import Generator, Tensor
 
 from surrogate.protocols import Level, Measure
+from surrogate.testing.demands import demand, same
+from surrogate.testing.sums import check_sums
 
 _NEAR_BEST = 0.01
 """Loss, in [0, 1], that perfect outputs may be left with: a best value may be neared and never reached."""
@@ -37,33 +41,50 @@ def check_measure(measure: Measure, outputs: Tensor, targets: Tensor, *, perfect
     Raises:
         AssertionError: a contract is broken.
     """
-    _check_example(outputs, targets)
-    _check_declaration(measure)
-    for check in (
-        _check_inputs_kept,
-        _check_rows,
-        _check_undefined_rows,
-        _check_bounds,
-        _check_repeatable,
-        _check_samples_alone,
-        _check_order,
-        _check_dtypes,
-        _check_devices,
-        _check_gradient,
-        _check_slope,
-    ):
+    for check in (*_FIRST, *_REST):
         check(measure, outputs, targets)
     if perfect is not None:
         _check_perfect(measure, perfect, targets)
 
 
-def _check_example(outputs: Tensor, targets: Tensor) -> None:
+def measure_outcomes(
+    measure: Measure, outputs: Tensor, targets: Tensor, *, perfect: Tensor
+) -> Iterator[tuple[str, str | None]]:
+    """The contracts of `check_measure` by name, each with what is wrong, or None.
+
+    None of the others is looked at when rows are not even rows.
+    """
+    for check in _FIRST:
+        failure = _failure(partial(check, measure, outputs, targets))
+        yield _title(check), failure
+        if failure is not None:
+            return
+    for check in _REST:
+        yield _title(check), _failure(partial(check, measure, outputs, targets))
+    yield _title(_check_perfect), _failure(partial(_check_perfect, measure, perfect, targets))
+
+
+def _failure(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except AssertionError as error:
+        return str(error)
+    except Exception as error:
+        return f"metric or stats raised {type(error).__name__}: {' '.join(str(error).split())}; mend it"
+    return None
+
+
+def _title(check: Callable[..., None]) -> str:
+    return check.__name__.removeprefix("_").removeprefix("check_").replace("_", " ")
+
+
+def _check_example(measure: Measure, outputs: Tensor, targets: Tensor) -> None:  # noqa: ARG001
     """Something can be told from it."""
     demand(len(outputs) == len(targets) >= 2, "example: give outputs and targets of the same 2 or more samples")
     demand(outputs.is_floating_point(), f"example: outputs are {outputs.dtype}; give floats, such as logits")
 
 
-def _check_declaration(measure: Measure) -> None:
+def _check_declaration(measure: Measure, outputs: Tensor, targets: Tensor) -> None:  # noqa: ARG001
     """Column names, bounds, level and version."""
     columns, (low, high) = measure.columns, measure.bounds
     demand(bool(columns), "columns: name at least one statistic")
@@ -73,6 +94,11 @@ def _check_declaration(measure: Measure) -> None:
     known = get_args(Level)
     demand(measure.level in known, f"level: {measure.level!r}; set it to one of {', '.join(known)}")
     demand(measure.version >= 1, f"version: {measure.version}; count from 1")
+    demand(
+        measure.level != "dataset" or measure.additive is not None,
+        'level "dataset": has no `additive`; make the measure by surrogate.additive.additive_measure, or set '
+        'level="batch"',
+    )
 
 
 def _check_inputs_kept(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
@@ -102,7 +128,9 @@ def _check_undefined_rows(measure: Measure, outputs: Tensor, targets: Tensor) ->
     """A row is NaN everywhere or nowhere."""
     table = _table(measure, outputs, targets)
     undefined, some, every = table[:, 0].isnan(), table[:, 1:].isnan().any(1), table[:, 1:].isnan().all(1)
-    broken = (undefined != every) | (some != every)
+    broken = (every & ~undefined) | (some != every)
+    if measure.stats_know_undefined:
+        broken |= undefined & ~every
     row = int(broken.int().argmax())
     demand(
         not broken.any(),
@@ -126,7 +154,7 @@ def _check_bounds(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
 def _check_repeatable(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
     """The same example gives the same rows."""
     first, second = (_table(measure, outputs, targets) for _ in range(2))
-    demand(_same(first, second), "metric, stats: two calls differ; draw no random numbers and keep no state")
+    demand(same(first, second), "metric, stats: two calls differ; draw no random numbers and keep no state")
 
 
 def _check_samples_alone(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
@@ -142,7 +170,7 @@ def _check_samples_alone(measure: Measure, outputs: Tensor, targets: Tensor) -> 
     for number, rows in enumerate(table.chunk(len(outputs))):
         alone = _table(measure, outputs[number : number + 1], targets[number : number + 1])
         demand(
-            _same(alone, rows),
+            same(alone, rows),
             f'level "sample": sample {number} alone has other rows than in the batch; keep samples apart, with '
             'the rows of the first one first, or set level="batch"',
         )
@@ -154,7 +182,7 @@ def _check_order(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
     if measure.level == "sample":
         expected = expected.view(len(outputs), -1, expected.shape[1]).flip(0).flatten(0, 1)
     demand(
-        _same(_table(measure, outputs.flip(0), targets.flip(0)), expected),
+        same(_table(measure, outputs.flip(0), targets.flip(0)), expected),
         f'level "{measure.level}": rows depend on the order of the samples; sum over the samples, or set '
         'level="sample" where each has rows of its own',
     )
@@ -200,10 +228,12 @@ def _check_gradient(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
     demand(bool(gradient.any()), "stats: gradient is 0 everywhere; let each column move with outputs")
 
 
-def _check_slope(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
+def _check_gradcheck(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
     """The gradient is that of finite differences, in float64 and a few random directions."""
     wide = outputs.detach().double().requires_grad_()
-    (gradient,) = torch.autograd.grad(_weighed(measure, wide, targets), wide)
+    total = _weighed(measure, wide, targets)
+    demand(total.requires_grad, "stats: no gradient to compare with finite differences; mend that first")
+    (gradient,) = torch.autograd.grad(total, wide)
     for seed in range(3):
         way = torch.randn(wide.shape, generator=Generator().manual_seed(seed), dtype=wide.dtype).to(wide.device)
         with torch.no_grad():
@@ -226,6 +256,22 @@ def _check_perfect(measure: Measure, perfect: Tensor, targets: Tensor) -> None:
     )
 
 
+_FIRST = (_check_example, _check_declaration, _check_inputs_kept, _check_rows)
+"""What the others build on."""
+_REST = (
+    _check_undefined_rows,
+    _check_bounds,
+    _check_repeatable,
+    _check_samples_alone,
+    _check_order,
+    check_sums,
+    _check_dtypes,
+    _check_devices,
+    _check_gradient,
+    _check_gradcheck,
+)
+
+
 def _table(measure: Measure, outputs: Tensor, targets: Tensor) -> Tensor:
     """`(R, 1 + F)` float64: the metric, and the statistics beside it."""
     with torch.no_grad():
@@ -238,14 +284,3 @@ def _weighed(measure: Measure, outputs: Tensor, targets: Tensor) -> Tensor:
     stats = measure.stats(outputs, targets)
     weights = torch.rand(stats.shape, generator=Generator().manual_seed(0), dtype=torch.float64)
     return (torch.where(stats.isnan().all(1, keepdim=True), 0.0, stats) * weights.to(stats.device)).sum()
-
-
-def _same(found: Tensor, expected: Tensor) -> bool:
-    """Equal but for the order of a sum in float32; NaN equals NaN."""
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
-
-
-def demand(truth: bool | Tensor, otherwise: str) -> None:
-    """As `assert`, which Python leaves out under -O."""
-    if not truth:
-        raise AssertionError(otherwise)

@@ -12,8 +12,9 @@ from torch import Generator, Tensor, nn
 
 import surrogate_segmentation
 import surrogate_toy
+from surrogate.additive import additive_measure
 from surrogate.errors import UsageError
-from surrogate.protocols import Measure
+from surrogate.protocols import Additive, Measure
 from surrogate.recipe import MeasureRecipe, build
 from surrogate.testing import check_app, check_measure
 from surrogate_segmentation.measures import iou
@@ -59,6 +60,7 @@ def test_a_good_measure_passes_and_what_it_was_given_is_left_as_it_was() -> None
         ({"bounds": (1.0, 0.0)}, r"bounds: \(1.0, 0.0\); give two finite numbers"),
         ({"bounds": (0.0, torch.inf)}, r"bounds: .*give two finite numbers"),
         ({"level": "pixel"}, r"level: 'pixel'; set it to one of sample, batch, dataset"),
+        ({"level": "dataset"}, r'level "dataset": has no `additive`; make the measure by .*, or set level="batch"'),
         ({"version": 0}, r"version: 0"),
     ],
 )
@@ -171,6 +173,50 @@ def test_rows_of_a_batch_are_not_rows_of_its_samples() -> None:
 def test_rows_of_samples_are_not_rows_of_their_batch() -> None:
     with pytest.raises(AssertionError, match=r'level "batch": rows depend on the order of the samples'):
         check_measure(replace(GOOD, level="batch"), LOGITS, LABELS)
+
+
+def right_sums(logits: Tensor, labels: Tensor, /) -> Tensor:
+    """(B, 1, 3) hits, soft hits and known labels of each sample."""
+    hits, p = correct(logits, labels).nan_to_num(0.0), p_true(logits, labels)[:, 0].nan_to_num(0.0)
+    return torch.stack([hits.to(p.dtype), p, (labels != VOID).to(p.dtype)], 1)[:, None]
+
+
+RIGHT = Additive(
+    right_sums,
+    metric=lambda sums: sums[:, 0] / sums[:, 2],
+    stats=lambda sums: sums[:, 1:2] / sums[:, 2:].clamp_min(1.0),
+)
+
+
+@pytest.mark.parametrize("level", ["sample", "batch", "dataset"])
+def test_a_measure_of_sums_keeps_every_contract_at_every_level(level: Any) -> None:
+    check_measure(additive_measure(RIGHT, ("p_true",), level=level), LOGITS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sums": lambda o, t, /: right_sums(o, t)[:, 0]}, r"additive.sums: shape \(4, 3\); return \(B, k, A\)"),
+        ({"sums": lambda o, t, /: right_sums(o, t) / len(o)}, r"one by one do not add up to those of the batch"),
+        ({"sums": lambda o, t, /: right_sums(o, t).log()}, r"additive.sums: not finite; give 0 where"),
+        ({"metric": lambda sums: sums[:, 0] / 4.0}, r"additive.metric: of the sums, it differs from `metric`"),
+        ({"stats": lambda sums: sums[:, 1:2]}, r"additive.stats: of the sums, it differs from `stats`"),
+    ],
+)
+def test_sums_that_break_their_contract(changes: dict[str, Any], message: str) -> None:
+    measure = additive_measure(RIGHT, ("p_true",), level="dataset")
+    with pytest.raises(AssertionError, match=message):
+        check_measure(replace(measure, additive=replace(RIGHT, **changes)), LOGITS, LABELS)
+
+
+def test_statistics_that_cannot_know_where_a_function_raises() -> None:
+    def known(logits: Tensor, labels: Tensor, /) -> Tensor:
+        return p_true(logits, labels.clamp_min(0))
+
+    check_measure(replace(GOOD, stats=known, stats_know_undefined=False), LOGITS, LABELS)
+    with pytest.raises(AssertionError, match=r"stats: row 0 is \[nan\] where the metric is"):
+        always = replace(GOOD, metric=lambda o, t, /: correct(o, t).nan_to_num(1.0), stats_know_undefined=False)
+        check_measure(replace(always, stats=lambda o, t, /: p_true(o, t).where(t[:, None] > 0, NAN)), LOGITS, LABELS)
 
 
 def test_perfect_outputs_must_be_at_the_best_bound() -> None:

@@ -144,6 +144,7 @@ def test_it_is_listed(newcomer: Newcomer) -> None:
         "name": "f2",
         "package": "surrogate-f2",
         "version": "0.3.0",
+        "level": "sample",
         "error": None,
     }
     assert "iou" in {row["name"] for row in listed}

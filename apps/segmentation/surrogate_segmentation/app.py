@@ -19,6 +19,7 @@ from surrogate_segmentation.data import denormalise, open_data
 from surrogate_segmentation.networks.weights import load_weights
 from surrogate_segmentation.recipe import SegmentationRecipe
 from surrogate_segmentation.score import SegmentationScore
+from surrogate_segmentation.standard import EXAMPLE, standard
 
 _CONFIDENT = 12.0
 """Logit of the true class in perfect outputs, all others 0: a probability above 0.9998 with 21 classes."""
@@ -34,6 +35,8 @@ class SegmentationApp:
         path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
     }
     baselines = BASELINES
+    standard = staticmethod(standard)
+    example = EXAMPLE
 
     def open(self, recipe: Recipe) -> SegmentationTask:
         """Finds and checks the data of the recipe."""

@@ -20,7 +20,7 @@ from surrogate.errors import UsageError, nearest
 from surrogate.recipe import Recipe
 from surrogate_toy import figures
 from surrogate_toy.data import Points
-from surrogate_toy.measures import BAND, curve_errors, f, fitted_curves
+from surrogate_toy.measures import BAND, EXAMPLE, curve_errors, f, fitted_curves, standard
 from surrogate_toy.recipe import ToyRecipe
 
 _SPLITS = ("train", "val", "test")
@@ -34,6 +34,8 @@ class ToyApp:
     recipe = ToyRecipe
     recipes: Mapping[str, Path] = {}
     baselines = ("mse",)
+    standard = staticmethod(standard)
+    example = EXAMPLE
 
     def open(self, recipe: Recipe) -> ToyTask:
         """Makes the points of the recipe."""

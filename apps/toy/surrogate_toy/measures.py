@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.errors import UsageError
-from surrogate.protocols import Measure
+from surrogate.protocols import Level, Measure, Standard
 
 JUMP = 1.0
 """Where f is not continuous: it falls to 1.0 on the left and begins at 1.1 on the right."""
@@ -53,6 +53,28 @@ def step() -> Measure:
         bounds=(1.0, 2.1),
         higher_is_better=False,
     )
+
+
+EXAMPLE = '''
+def metric(prediction, target):
+    """How close the output x `(1,)` is to 1, wherever the point u `(1,)` lies."""
+    return (-(prediction - 1.0).square().mean()).exp()
+'''
+
+
+def standard(*, level: Level = "sample") -> Standard:
+    """The output x of each point and the point u itself, for plain functions of `(1,)` x and u.
+
+    Raises:
+        UsageError: a level other than "sample": a batch of points has no fixed number of statistics.
+    """
+    if level != "sample":
+        raise UsageError(f"measure.level is {level!r}; a point is a sample, set it to sample")
+
+    def stats(x: Tensor, u: Tensor, /) -> Tensor:
+        return torch.cat([_column(x), u.to(_column(x).dtype)], 1)
+
+    return Standard(stats, ("x", "u"), {"points": lambda x, u, /: (x.flatten(), u.flatten())})
 
 
 def _column(outputs: Tensor) -> Tensor:

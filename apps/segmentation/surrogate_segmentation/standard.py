@@ -1,0 +1,138 @@
+"""Statistics and views for metrics of a label map that are plain functions: see `surrogate.from_function`.
+
+Such a metric gives one number for an image of many classes, and may be about one of them, their mean or the worst. So
+there are columns for each class, and ratios summarised over the classes, which few rows are enough to learn from.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from surrogate.errors import UsageError
+from surrogate.protocols import Level, Standard
+from surrogate_segmentation.counts import class_probabilities, counts, pixels
+
+_RATIOS = ("iou", "dice", "recall", "precision")
+_GROUPS = ("tp", "fp", "fn")
+_MEANS = ("tp_mean", "fp_mean", "fn_mean")
+_SUMMARIES = ("mean_present", "mean_seen", "rare", "root_min_present", "root_min_seen")
+"""Over the classes in the truth, and in truth or prediction; "rare" is a mean in which small classes weigh more."""
+_FINEST = 1e-4
+
+EXAMPLE = '''
+def metric(prediction, target):
+    """Mean over the classes of an image of the share of their pixels that are found; `(P,)` labels of valid pixels."""
+    found = [(prediction[target == k] == k).float().mean() for k in target.unique()]
+    return sum(found) / len(found)
+'''
+
+
+def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) -> Standard:
+    """Soft true positives, false positives and false negatives: of each class, and as ratios over the classes.
+
+    Weights of the pixels are those of the measure `iou` (one-vs-rest). A row speaks of an image, or of a batch.
+
+    Raises:
+        UsageError: a level other than "sample" and "batch".
+    """
+    if level not in ("sample", "batch"):
+        raise UsageError(f"measure.level is {level!r}; a function's measure knows sample and batch")
+    return Standard(
+        partial(_stats, level, num_classes, ignore_index),
+        _columns(num_classes),
+        {
+            "labels": partial(_labels, ignore_index),
+            "scores": partial(_scores, ignore_index),
+            "maps": partial(_maps, level, ignore_index),
+        },
+        void=lambda labels: torch.full_like(labels, ignore_index),
+    )
+
+
+def _columns(num_classes: int) -> tuple[str, ...]:
+    ratios = [f"{how}_{ratio}" for ratio in _RATIOS for how in _SUMMARIES]
+    by_class = [f"{group}_{k}" for group in (*_RATIOS, *_GROUPS, *_MEANS, "size") for k in range(num_classes)]
+    return (*ratios, "share_present", "share_seen", *_GROUPS, *_MEANS, *by_class)
+
+
+def _stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> Tensor:
+    """`(R, F)`: ratios in [0, 1], sums as shares of the valid pixels, and the mean weights of the same pixels."""
+    px = pixels(outputs, targets, ignore_index=ignore_index)
+    p_predicted, p_true = class_probabilities(outputs, px)
+    soft, hard = counts(px, num_classes, tp=p_true, fp=p_predicted, fn=1.0 - p_true), counts(px, num_classes)
+    if level == "batch":
+        soft, hard = soft.sum(0, keepdim=True), hard.sum(0, keepdim=True)
+    present = (hard[..., 0] + hard[..., 2]).to(soft)
+    seen, valid = hard.sum(2) > 0, present.sum(1, keepdim=True)
+    shares, size = soft / valid.clamp_min(1.0).unsqueeze(2), present / valid.clamp_min(1.0)
+    ratios = _ratios(soft)
+    parts = (
+        _summaries(ratios, present.unsqueeze(1), seen.unsqueeze(1)),
+        torch.stack([present > 0, seen], 1).to(soft).mean(2),
+        shares.sum(1),
+        soft.sum(1) / hard.sum(1).clamp_min(1.0),
+        ratios.flatten(1),
+        shares.mT.flatten(1),
+        (soft / hard.clamp_min(1.0)).mT.flatten(1),
+        size,
+    )
+    return torch.where(valid > 0, torch.cat(parts, 1), torch.nan)
+
+
+def _ratios(soft: Tensor) -> Tensor:
+    """`(R, C, 3)` sums to `(R, 4, C)` IoU, Dice, recall and precision of each class, in [0, 1]; 0 where empty."""
+    tp, fp, fn = soft.unbind(2)
+    pairs = (tp, tp + fp + fn), (2 * tp, 2 * tp + fp + fn), (tp, tp + fn), (tp, tp + fp)
+    return torch.stack([_divided(part, whole) for part, whole in pairs], 1)
+
+
+def _summaries(ratios: Tensor, present: Tensor, seen: Tensor) -> Tensor:
+    """`(R, 4 * 5)`: each ratio over the classes, from `(R, 1, C)` pixels in the truth, and whether seen at all."""
+    inside = present > 0
+    rare = torch.where(inside, 1.0 / present.clamp_min(1.0), 0.0)
+    summaries = (
+        _mean(ratios, inside.to(ratios)),
+        _mean(ratios, seen.to(ratios)),
+        _mean(ratios, rare),
+        _root(torch.where(inside, ratios, 1.0).amin(2)),
+        _root(torch.where(seen, ratios, 1.0).amin(2)),
+    )
+    return torch.stack(summaries, 2).flatten(1)
+
+
+def _divided(part: Tensor, whole: Tensor) -> Tensor:
+    return part / torch.where(whole > 0, whole, 1.0)
+
+
+def _mean(ratios: Tensor, weight: Tensor) -> Tensor:
+    """`(R, 4)` means of `(R, 4, C)` ratios over the classes by `(R, 1, C)` weight; 0 where there is none."""
+    return _divided((ratios * weight).sum(2), weight.sum(2))
+
+
+def _root(ratio: Tensor) -> Tensor:
+    """Spreads what is near 0, where the worst class often is, with a slope that stays finite."""
+    return (ratio + _FINEST).sqrt()
+
+
+def _labels(ignore_index: int, outputs: Tensor, targets: Tensor, /) -> tuple[Tensor, Tensor]:
+    """`(P,)` predicted and true labels of the P valid pixels, int64."""
+    valid = targets != ignore_index
+    return outputs.argmax(1)[valid], targets[valid].long()
+
+
+def _scores(ignore_index: int, outputs: Tensor, targets: Tensor, /) -> tuple[Tensor, Tensor]:
+    """`(P, C)` probabilities and `(P,)` labels of the P valid pixels."""
+    valid = targets != ignore_index
+    return outputs.movedim(1, -1)[valid].float().softmax(1), targets[valid].long()
+
+
+def _maps(level: Level, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> tuple[Tensor, Tensor]:
+    """`(H, W)` predicted and true labels of an image, `(B, H, W)` of a batch; both are the void label where it is."""
+    valid = targets != ignore_index
+    if not valid.any():
+        return _labels(ignore_index, outputs, targets)
+    maps = torch.where(valid, outputs.argmax(1), ignore_index), targets.long()
+    return (maps[0][0], maps[1][0]) if level == "sample" else maps

@@ -1,0 +1,177 @@
+"""The standard statistics: right by hand, and enough for metrics that nobody here has named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+from torch import Generator, Tensor, nn
+from torch.nn.functional import interpolate, one_hot
+
+import surrogate_segmentation
+from surrogate import collect, moves
+from surrogate.engine import Engine
+from surrogate.fit import fit
+from surrogate.from_function import measure_from_function
+from surrogate.recipe import build
+from surrogate.store import StatsStore, StoreSpec, StoreWriter
+from surrogate_segmentation.standard import standard
+
+CLASSES, VOID = 7, 255
+
+
+# --- by hand ---
+
+
+def test_statistics_of_an_image_by_hand() -> None:
+    """Four pixels, the last one void: a hit of class 0, class 1 taken for 0, a hit of class 1; class 2 is absent."""
+    p = torch.tensor([[0.8, 0.6, 0.1, 0.3], [0.1, 0.3, 0.7, 0.3], [0.1, 0.1, 0.2, 0.4]])
+    made = standard(level="sample", num_classes=3, ignore_index=VOID)
+    stats = made.stats(p.log()[None, :, None], torch.tensor([[[0, 1, 1, VOID]]]))
+    found = dict(zip(made.columns, stats[0].tolist(), strict=True))
+    assert len(found) == len(made.columns), "names do not repeat"
+    tp, fp, fn = [0.8, 0.7, 0.0], [0.6, 0.0, 0.0], [0.0, 0.7, 0.0]
+    recall, precision = [1.0, 0.5], [0.8 / 1.4, 1.0]
+    for k in range(3):
+        parts = {"tp": tp[k] / 3, "fp": fp[k] / 3, "fn": fn[k] / 3, "size": (1 / 3, 2 / 3, 0.0)[k]}
+        assert {name: found[f"{name}_{k}"] for name in parts} == pytest.approx(parts)
+    expected = {
+        "mean_present_recall": sum(recall) / 2,
+        "mean_seen_precision": sum(precision) / 2,
+        "rare_recall": (recall[0] * 1 + recall[1] / 2) / 1.5,
+        "root_min_present_recall": (0.5 + 1e-4) ** 0.5,
+        "share_present": 2 / 3,
+        "share_seen": 2 / 3,
+        "tp": 0.5,
+        "tp_mean": 0.75,
+        "recall_1": 0.5,
+        "recall_2": 0.0,
+        "dice_0": 1.6 / 2.2,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_batch_is_the_image_of_all_its_pixels() -> None:
+    logits = torch.randn(2, 3, 4, 5, generator=Generator().manual_seed(0))
+    labels = torch.randint(3, (2, 4, 5), generator=Generator().manual_seed(1))
+    batch, sample = (standard(level=level, num_classes=3, ignore_index=VOID).stats for level in ("batch", "sample"))
+    both = sample(torch.cat(list(logits), 2)[None], torch.cat(list(labels), 1)[None])
+    assert torch.allclose(batch(logits, labels), both, atol=1e-6)
+
+
+# --- fits ---
+
+
+class Outputs:
+    """Outputs for labels of the embedded data, as of a model that knows some classes well and others hardly."""
+
+    def __init__(self, size: int) -> None:
+        app = surrogate_segmentation.app
+        self.task = app.open(build(app.recipe, {"data": {"size": f"{size}x{size}"}}, where="test"))
+        split, generator = self.task.dataset("train"), Generator().manual_seed(0)
+        self.labels = torch.stack([split.load(i, None)[1] for i in range(len(split))])
+        truth = one_hot(torch.where(self.labels == VOID, 0, self.labels).long(), CLASSES).movedim(-1, 1).float()
+        known = 8 * torch.rand(len(truth), CLASSES, 1, 1, generator=generator)
+        blurs = torch.randn(len(truth), CLASSES, size // 4, size // 4, generator=generator)
+        noise = torch.randn(truth.shape, generator=generator)
+        self.logits = truth * known + 2 * interpolate(blurs, size=size, mode="bilinear") + noise
+        self.logits[:, 0] += 2.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int, generator: Generator | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        return self.logits[index], self.labels[index]
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def ended(stage: Any) -> Any:
+    """What a stage returns."""
+    while True:
+        try:
+            next(stage)
+        except StopIteration as end:
+            return end.value
+
+
+def fidelity(
+    function: Callable[..., Any],
+    folder: Path,
+    *,
+    size: int,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    epochs: int = 200,
+) -> dict[str, Any]:
+    """What `surrogate fit` would report, by the default recipe."""
+    outputs = Outputs(size)
+    recipe = outputs.task.recipe
+    factory = measure_from_function(function, app="segmentation", bounds=bounds)
+    measure = factory(num_classes=CLASSES, ignore_index=VOID)
+    spec = StoreSpec(
+        app="segmentation",
+        measure="own",
+        measure_version=1,
+        level=measure.level,
+        columns=measure.columns,
+        regimes=recipe.collect.regimes,
+        policies={},
+    )
+    moved = dataclasses.replace(spec, columns=collect.move_columns(measure), regimes=moves.KINDS)
+    writers = {
+        name: StoreWriter(folder / name, of, shard_rows=65536) for name, of in (("rows", spec), ("moves", moved))
+    }
+    perfect, settings = outputs.task.perfect, recipe.collect
+    engine = Engine(recipe.model_copy(update={"device": "cpu"}))
+    ended(collect.collect(engine, nn.Identity(), outputs, measure, perfect, **writers, settings=settings, seed=0))
+    stores = (StatsStore.open(folder / name) for name in writers)
+    settings = recipe.fit.model_copy(update={"epochs": epochs})
+    fitting = fit(*stores, settings=settings, seed=0, device=torch.device("cpu"), state=folder / "state")
+    return ended(fitting)[1]
+
+
+def geometric_mean_of_recalls(prediction: Tensor, target: Tensor) -> float:
+    recalls = torch.stack([(prediction[target == k] == k).float().mean() for k in target.unique()])
+    return float(recalls.clamp_min(0.01).log().mean().exp())
+
+
+def worst_iou(prediction: Tensor, target: Tensor) -> float:
+    pairs = [(prediction == k, target == k) for k in target.unique()]
+    return min(float((p & t).sum() / (p | t).sum()) for p, t in pairs)
+
+
+def foreground_dice(prediction: Tensor, target: Tensor) -> float:
+    hits = (prediction == target) & (target > 0)
+    return float(2 * hits.sum() / ((prediction > 0).sum() + (target > 0).sum()))
+
+
+F2_OF_TWO = partial(sklearn_metrics.fbeta_score, beta=2, labels=[2, 5], average="macro", zero_division=0)
+
+
+def test_a_metric_nobody_named_fits(tmp_path: Path) -> None:
+    found = fidelity(geometric_mean_of_recalls, tmp_path, size=32, epochs=60)
+    assert found["spearman"] >= 0.95
+    assert found["wrong_sign"] <= 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "bounds"),
+    [
+        (worst_iou, (0.0, 1.0)),
+        (foreground_dice, (0.0, 1.0)),
+        (F2_OF_TWO, (0.0, 1.0)),
+        (sklearn_metrics.matthews_corrcoef, (-1.0, 1.0)),
+    ],
+)
+def test_more_of_them(function: Callable[..., Any], bounds: tuple[float, float], tmp_path: Path) -> None:
+    found = fidelity(function, tmp_path, size=48, bounds=bounds)
+    assert found["spearman"] >= 0.95
+    assert found["wrong_sign"] <= 0.02
