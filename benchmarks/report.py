@@ -131,8 +131,9 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     for row in sweeps:
         sizes, costs = zip(*row.points, strict=True)
         slope = f", slope {row.value:.2f}" if row.unit == "exponent" else ""
-        axis = axes["memory" in row.what]
-        axis.loglog([s / sizes[0] for s in sizes], [c / costs[0] for c in costs], "o-", label=row.what + slope)
+        axis = axes[int("memory" in row.what)]
+        first = max(costs[0], 1e-9)
+        axis.loglog([s / sizes[0] for s in sizes], [c / first for c in costs], "o-", label=row.what + slope)
     for axis, title in zip(axes, ("time", "memory"), strict=True):
         axis.set(title=title, xlabel="size, relative to the smallest", ylabel="cost, relative to the smallest")
         axis.legend(fontsize=8)

@@ -51,7 +51,7 @@ def _loss(settings: Settings) -> Iterator[Row]:
 def _fit(settings: Settings) -> Iterator[Row]:
     """Ends where an epoch of ten times as many rows would take too long."""
     sizes, times = [], []
-    for count in sweep(1_000 if settings.tiny else 10_000, 2_000 if settings.tiny else 10_000_000, 10):
+    for count in sweep(1_000 if settings.tiny else 10_000, 10_000 if settings.tiny else 10_000_000, 10):
         with tempfile.TemporaryDirectory() as folder:
             stage, fitted = fit.epochs(
                 random_rows(count, len(fit.COLUMNS)), Path(folder), device=settings.device, sign_weight=0.0
