@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from surrogate.errors import UsageError
 from surrogate.protocols import Additive, Level, Measure
 
 
@@ -16,6 +20,7 @@ def additive_measure(
     bounds: tuple[float, float] = (0.0, 1.0),
     higher_is_better: bool = True,
     version: int = 1,
+    analytic: Callable[[Tensor], Tensor] | None = None,
 ) -> Measure:
     """The measure whose rows are the sums of a sample, of a batch, or (in the running loss) of a data set.
 
@@ -50,6 +55,7 @@ def additive_measure(
         level=level,
         version=version,
         additive=additive,
+        analytic=analytic,
     )
 
 
@@ -57,3 +63,28 @@ def defined_stats(additive: Additive, sums: Tensor) -> Tensor:
     """`(R, A)` sums to `(R, F)` statistics, NaN in the rows where the metric is undefined."""
     undefined = additive.metric(sums.detach()).isnan().unsqueeze(1)
     return torch.where(undefined, torch.nan, additive.stats(sums))
+
+
+def sums_of(measure: Measure) -> Additive:
+    """What a measure of level "dataset" has to have; raises `UsageError` where it has not."""
+    if measure.additive is None:
+        raise UsageError('a measure of level "dataset" without sums; make it with surrogate.additive.additive_measure')
+    return measure.additive
+
+
+def batch_sums(measure: Measure, outputs: Tensor, targets: Tensor) -> Tensor:
+    """`(k, A)` sums of a batch of a measure that has them."""
+    return sums_of(measure).sums(outputs, targets).sum(0)
+
+
+def continued(measure: Measure, before: Tensor) -> Measure:
+    """The measure of a batch together with the `(k, A)` sums of what came before it."""
+
+    def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return additive.metric(before + batch_sums(measure, outputs, targets))
+
+    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return defined_stats(additive, before + batch_sums(measure, outputs, targets))
+
+    additive = sums_of(measure)
+    return dataclasses.replace(measure, metric=metric, stats=stats)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from surrogate.additive import batch_sums, continued
 from surrogate.batches import chunks, generator_of, load_batches, shuffled
 from surrogate.engine import Engine
 from surrogate.moves import KINDS, direction, move
@@ -28,14 +29,16 @@ class Item:
 
     indices: list[int]
     pool: int
+    first: bool = False
+    """Whether sums begin anew here, at level "dataset"."""
 
 
 def plan(samples: int, settings: CollectRecipe, *, level: str, seed: int) -> list[Item]:
     """The batches of a collection, in order.
 
-    At sample level each pass goes through the samples as they stand. At batch level the samples are cut into pools
+    At sample level each pass goes through the samples as they stand. At the other levels the samples are cut into pools
     first and batches are drawn within a pool, in a new order each pass, so that no held-out batch shares an image with
-    a fitted one.
+    a fitted one. At level "dataset" the sums add up along a pass through a pool: rows speak of few samples and many.
     """
     if level == "sample":
         return [
@@ -46,10 +49,10 @@ def plan(samples: int, settings: CollectRecipe, *, level: str, seed: int) -> lis
     order = shuffled(range(samples), seed)
     pools = [order[number :: settings.pools] for number in range(settings.pools)]
     return [
-        Item(indices, number)
+        Item(indices, number, first=place == 0)
         for round_ in range(settings.passes)
         for number, pool in enumerate(pools)
-        for indices in chunks(shuffled(pool, seed, round_, number), settings.batch_size)
+        for place, indices in enumerate(chunks(shuffled(pool, seed, round_, number), settings.batch_size))
     ]
 
 
@@ -73,6 +76,9 @@ def collect(
     """
     items = plan(len(dataset), settings, level=measure.level, seed=seed)
     first = min(rows.cursor, moves.cursor)
+    if measure.level == "dataset":  # what has added up by then has to be added up again
+        first = max((n for n, item in enumerate(items[: first + 1]) if item.first), default=0)
+    running = Running(measure, len(settings.regimes))
     model = engine.prepare(model).eval()
     batches = engine.moved(load_batches(dataset, [item.indices for item in items[first:]]))
     for number, (inputs, targets) in enumerate(batches, first):
@@ -80,24 +86,54 @@ def collect(
         outputs = model(inputs).float()
         ideal = perfect(outputs, targets)
         generator = generator_of(seed, number)
-        if number >= rows.cursor:
-            for regime, name in enumerate(settings.regimes):
-                changed = change(name, outputs, ideal, generator)
-                value = measure.loss_of(measure.metric(changed, targets))
-                rows.append(measure.stats(changed, targets), value, sample_ids(item, len(value)), regime=regime)
-            rows.mark(number + 1)
+        if item.first:
+            running.reset()
         if number >= moves.cursor:
-            for kind, stats, change_ in _moves(measure, outputs, targets, ideal, settings, seed, number):
+            for kind, stats, change_ in _moves(running.measure(), outputs, targets, ideal, settings, seed, number):
                 moves.append(stats, change_, sample_ids(item, len(change_)), regime=kind)
             moves.mark(number + 1)
+        for regime, name in enumerate(settings.regimes):
+            if number < rows.cursor and measure.level != "dataset":
+                break
+            changed = change(name, outputs, ideal, generator)
+            if number >= rows.cursor:
+                here = running.measure(regime)
+                value = here.loss_of(here.metric(changed, targets))
+                rows.append(here.stats(changed, targets), value, sample_ids(item, len(value)), regime=regime)
+            running.add(regime, changed, targets)
+        if number >= rows.cursor:
+            rows.mark(number + 1)
         yield Progress("collect", number + 1, len(items))
     rows.close()
     moves.close()
     yield Progress("collect", len(items), len(items), message=f"collected statistics of {len(items)} batches")
 
 
+class Running:
+    """The sums of each regime so far, at level "dataset"; nothing at the others."""
+
+    def __init__(self, measure: Measure, regimes: int) -> None:
+        self._measure = measure
+        self._sums: list[Tensor | None] = [None] * regimes
+
+    def reset(self) -> None:
+        """Begins anew."""
+        self._sums = [None] * len(self._sums)
+
+    def measure(self, regime: int = 0) -> Measure:
+        """The measure of a batch together with what came before it in the regime."""
+        before = self._sums[regime]
+        return self._measure if before is None else continued(self._measure, before)
+
+    def add(self, regime: int, outputs: Tensor, targets: Tensor) -> None:
+        """Takes a batch in."""
+        if self._measure.level == "dataset":
+            sums, before = batch_sums(self._measure, outputs, targets), self._sums[regime]
+            self._sums[regime] = sums if before is None else before + sums
+
+
 def move_columns(measure: Measure) -> tuple[str, ...]:
-    """Columns of the store of moves: the statistics, and their derivatives along the move."""
+    """Columns of the store of moves: the statistics, and their change along the move, to first order."""
     return measure.columns + tuple(f"d_{name}" for name in measure.columns)
 
 
@@ -122,4 +158,4 @@ def _moves(
         kind = (number * settings.moves + turn) % len(KINDS)
         way = direction(KINDS[kind], outputs, ideal, generator)
         stats, velocity, change_ = move(measure, outputs, targets, way, step=_STEP)
-        yield kind, torch.cat([stats, velocity], 1), change_
+        yield kind, torch.cat([stats, _STEP * velocity], 1), change_

@@ -22,6 +22,8 @@ from surrogate.protocols import Dataset
 from surrogate.recipe import TrainRecipe
 
 Validate = Callable[[nn.Module], Stage[dict[str, Any]]]
+Adapt = Callable[[int, nn.Module, dict[str, Any]], Stage[None]]
+"""Called after each epoch with its number, the model and its validation scores; may change the loss."""
 
 
 class MixedLoss(nn.Module):
@@ -68,6 +70,7 @@ def finetune(
     folder: Path,
     stage: str = "finetune",
     keep_start: bool = True,
+    adapt: Adapt | None = None,
 ) -> Stage[dict[str, Any]]:
     """Trains `model` in place through `loss` and leaves it with the weights of the best epoch.
 
@@ -82,14 +85,15 @@ def finetune(
         `{"epoch": best epoch, "validation": its scores, "epochs": epochs run}`.
 
     Raises:
-        DivergedError: the loss is no longer finite; the best checkpoint is kept.
+        DivergedError: the loss is no longer finite, or `adapt` gives up; the best checkpoint is kept.
     """
     state, best = folder / "checkpoint" / "state.safetensors", folder / "model.safetensors"
     model = engine.prepare(model)
     loss = loss.to(engine.device)
     optimizer = engine.prepare_optimizer(_optimizer(model, settings))
+    both = nn.ModuleDict({"model": model, "loss": loss})  # a loss may have learned something on the way, too
     if state.exists():
-        notes = load_state(state, model, optimizer)
+        notes = load_state(state, both, optimizer)
     else:
         notes = {"epoch": 0, "best_epoch": -1, "best": {}, "history": []}
         if keep_start:
@@ -109,7 +113,9 @@ def finetune(
             save_weights(best, model)
         lines = "".join(json.dumps(line, sort_keys=True) + "\n" for line in notes["history"])
         write_atomic(folder / "metrics.jsonl", lines.encode())
-        save_state(state, model, optimizer, notes)  # last: only then the epoch is not run again
+        if adapt is not None:
+            yield from adapt(epoch, model, scores)
+        save_state(state, both, optimizer, notes)  # last: only then the epoch is not run again
         yield Progress(
             stage,
             epoch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
 from surrogate.fidelity import fidelity, wrong_sign
 from surrogate.moves import KINDS
-from surrogate.objective import censored_error, sign_error
+from surrogate.objective import censored_error, slope_error
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
 from surrogate.store import Rows, StatsStore
@@ -54,9 +55,18 @@ def split_by_sample(samples: Tensor, *, share: float, seed: int) -> Split:
 
 
 def fit(
-    rows: StatsStore, moves: StatsStore, *, settings: FitRecipe, seed: int, device: torch.device, state: Path
+    rows: Sequence[StatsStore],
+    moves: Sequence[StatsStore],
+    *,
+    settings: FitRecipe,
+    seed: int,
+    device: torch.device,
+    state: Path,
+    analytic: Callable[[Tensor], Tensor] | None = None,
 ) -> Stage[tuple[Surrogate, dict[str, Any]]]:
-    """Fits a surrogate to the rows of a store, held on the device as a whole.
+    """Fits a surrogate to the rows of stores of one spec, held on the device as a whole.
+
+    `analytic` gives the loss that the hand-made soft form of the metric sees in the statistics, for the report.
 
     Stops early when the error on samples set aside for it does not fall any more, and keeps the best weights. Its
     progress is saved to `state`; a killed fit continues and ends in the same bytes (on a CPU).
@@ -68,12 +78,13 @@ def fit(
         DataError: too few samples.
         DivergedError: the error is no longer finite.
     """
-    data, moved = rows.read(), moves.read()
+    data, moved = _read(rows), _read(moves)
+    spec = rows[0].spec
     split = split_by_sample(data.sample, share=settings.holdout, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed))
         surrogate = Surrogate(
-            rows.spec.columns,
+            spec.columns,
             inputs=settings.columns,
             depth=settings.depth,
             width=settings.width,
@@ -92,10 +103,26 @@ def fit(
         state=state,
     )
     surrogate.cpu().requires_grad_(False).eval()
-    return surrogate, report(surrogate, data, split.heldout, rows.spec.regimes, moved)
+    found = report(surrogate, data, split.heldout, spec.regimes, moved)
+    if analytic is not None:
+        found["analytic"] = report(Analytic(analytic), data, split.heldout, spec.regimes, moved)
+    return surrogate, found
 
 
-def report(surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows) -> dict[str, Any]:
+class Analytic(torch.nn.Module):
+    """The hand-made soft form of a metric in the place of a surrogate: `(R, F)` statistics to `(R,)` losses."""
+
+    def __init__(self, loss: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._loss = loss
+
+    def forward(self, stats: Tensor) -> Tensor:
+        return self._loss(stats)
+
+
+def report(
+    surrogate: torch.nn.Module, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows
+) -> dict[str, Any]:
     """Fidelity on held-out rows, over all regimes and by regime, and the share of wrong signs by kind of move."""
     predicted = surrogate(data.stats)
     by_regime = {}
@@ -103,7 +130,7 @@ def report(surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str
         rows = heldout & (data.regime == number)
         by_regime[name] = fidelity(predicted[rows], data.value[rows], data.sample[rows])
     unseen = torch.isin(moved.sample, torch.unique(data.sample[heldout]))
-    width = len(surrogate.columns)
+    width = data.stats.shape[1]
 
     def signs(rows: Tensor) -> float | None:
         both = moved.stats[rows]
@@ -115,6 +142,12 @@ def report(surrogate: Surrogate, data: Rows, heldout: Tensor, regimes: tuple[str
         "by_regime": by_regime,
         "wrong_sign_by_move": {kind: signs(unseen & (moved.regime == n)) for n, kind in enumerate(KINDS)},
     }
+
+
+def _read(stores: Sequence[StatsStore]) -> Rows:
+    """The rows of all stores, one after the other."""
+    parts = [store.read() for store in stores]
+    return Rows(*(torch.cat([getattr(part, field) for part in parts]) for field in Rows.__slots__))
 
 
 def _on(device: torch.device, data: Rows, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,11 +207,11 @@ def _epoch(
     for start in range(0, len(order), settings.batch_size):
         rows = order[start : start + settings.batch_size].to(value.device)
         error = censored_error(surrogate.latent(stats[rows]), value[rows])
-        if len(moved[1]) and settings.sign_weight:
+        if len(moved[1]) and settings.slope_weight:
             drawn = torch.randint(len(moved[1]), (len(rows),), generator=generator).to(value.device)
             both = moved[0][drawn]
-            signs = sign_error(surrogate, both[:, :width], both[:, width:], moved[1][drawn])
-            error = error + settings.sign_weight * signs
+            slopes = slope_error(surrogate, both[:, :width], both[:, width:], moved[1][drawn])
+            error = error + settings.slope_weight * slopes
         optimizer.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from surrogate import approximator, plugins
+from surrogate.additive import batch_sums, defined_stats, sums_of
 from surrogate.errors import DataError
 from surrogate.protocols import Measure
+
+_DECAY = 0.9
+"""Weight of the sums of a batch next to those of the batch after it: about ten batches count."""
 
 
 class SurrogateLoss(nn.Module):
@@ -25,6 +29,12 @@ class SurrogateLoss(nn.Module):
         super().__init__()
         self.measure = measure
         self.surrogate = surrogate.requires_grad_(False).eval()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the batches so far."""
+        self._sums: Tensor | None = None
+        self._weight = 0.0
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -49,13 +59,37 @@ class SurrogateLoss(nn.Module):
         """Outputs and targets as the measure takes them, to a scalar."""
         with torch.autocast(outputs.device.type, enabled=False):
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-            stats = self.measure.stats(outputs, targets)
+            stats = self.stats(outputs, targets)
             defined = ~stats.isnan().all(1)
             predicted = self.surrogate(torch.where(defined.unsqueeze(1), stats, 0.0))
             total = torch.where(defined, predicted, 0.0).sum()
             # Undefined rows are NaN and so is a broken model: the second must not pass for the first.
             poison = outputs.detach().sum(dtype=torch.float32) * 0.0
             return total / defined.sum().clamp_min(1) + poison
+
+    def stats(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`(R, F)` statistics that the surrogate is asked about: of the batch, or of the batches so far."""
+        if self.measure.level != "dataset":
+            return self.measure.stats(outputs, targets)
+        sums = batch_sums(self.measure, outputs, targets)
+        total, weight = sums.detach(), 1.0
+        if self._sums is not None:
+            total, weight = total + _DECAY * self._sums.to(total), weight + _DECAY * self._weight
+        if self.training and torch.is_grad_enabled():
+            self._sums, self._weight = total, weight
+        return defined_stats(sums_of(self.measure), total / weight + (sums - sums.detach()))
+
+    def get_extra_state(self) -> Tensor:
+        """What is remembered, for a checkpoint: `(k + 1, A)`, the weight in the last row; nothing is `(0,)`."""
+        if self._sums is None:
+            return torch.zeros(0)
+        return torch.cat([self._sums, torch.full_like(self._sums[:1], self._weight)])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Puts back what `get_extra_state` gave."""
+        self.reset()
+        if len(state):
+            self._sums, self._weight = state[:-1], float(state[-1, 0])
 
 
 def check_matches(card: approximator.Card, measure: Measure, *, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the fit minimises: the error of the value, and the error of the sign of its slope."""
+"""What the fit minimises: the error of the value, and the error of its slope along moves of the outputs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from surrogate.approximator import Surrogate
 
 _BEYOND = 0.02
 """How far beyond a bound the output for a row at that bound should be, in units of the loss."""
-_SLOPE = 0.02
-"""Least slope along a move that changes the loss, per unit of the standardised inputs."""
 
 
 def censored_error(latent: Tensor, value: Tensor) -> Tensor:
@@ -26,17 +24,16 @@ def censored_error(latent: Tensor, value: Tensor) -> Tensor:
     return torch.where(content, 0.0, short).square().mean()
 
 
-def sign_error(surrogate: Surrogate, stats: Tensor, velocity: Tensor, change: Tensor) -> Tensor:
-    """How much the surrogate's slopes along recorded moves fall short of the sign of the true change, squared.
+def slope_error(surrogate: Surrogate, stats: Tensor, velocity: Tensor, change: Tensor) -> Tensor:
+    """Mean squared error of the change that the surrogate's slopes foretell, in units of the mean squared change.
 
-    A fit of values alone leaves the slope free wherever statistics depend on each other, and gets many signs wrong with
-    a perfect rank correlation. `(R, F)` statistics, `(R, F)` velocity along the move, `(R,)` change of the loss (see
-    `surrogate.moves`). Rows that do not move or do not change ask for nothing.
+    A fit of values alone leaves the slope free wherever statistics depend on each other: with a perfect rank
+    correlation it may have the wrong sign, or next to no slope at all along the moves that training can make. So the
+    slope along recorded moves is fitted to what they did on average: which elements tip over is chance, how many not.
+    `(R, F)` statistics, `(R, F)` their change along the move, to first order, `(R,)` true change of the loss (see
+    `surrogate.moves`). This is a Sobolev fit (Czarnecki et al. 2017) along the directions that exist.
     """
     stats = stats.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(surrogate.latent(stats).sum(), stats, create_graph=True)
-    speed = (velocity.index_select(1, surrogate.index) / surrogate.scale).norm(dim=1)
-    slope = (gradient * velocity).sum(1) / speed.clamp_min(1e-9)
-    short = (_SLOPE - change.sign() * slope).clamp_min(0.0)
-    asked = (change != 0) & (speed > 1e-9)
-    return torch.where(asked, short, 0.0).square().mean()
+    foretold = (gradient * velocity).sum(1)
+    return (foretold - change).square().mean() / change.square().mean().clamp_min(1e-12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from surrogate import finetune as finetuning
 from surrogate import fit as fitting
 from surrogate.batches import seed_of
 from surrogate.describe import apps, doctor, inspect, measures
-from surrogate.errors import DataError, UsageError, nearest
+from surrogate.drift import Agreement
+from surrogate.errors import DataError, QualityError, UsageError, nearest
 from surrogate.loss import SurrogateLoss, check_matches
 from surrogate.progress import Progress, Stage
+from surrogate.refresh import Refresh
 from surrogate.rundir import RunDir, read_json, write_json
 from surrogate.store import StatsStore, StoreSpec, StoreWriter
 from surrogate.work import Request, Work, claim_finetune, claim_run, open_work
@@ -131,23 +133,9 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
 
 def _collect(work: Work) -> Stage[dict[str, Any]]:
     yield from _train(work)
-    settings, stats = work.recipe.collect, work.run.stats
+    stats = work.run.stats
     if not (StatsStore.is_complete(stats) and StatsStore.is_complete(work.run.moves)):
-        spec = _store_spec(work)
-        rows = StoreWriter(stats, spec, shard_rows=settings.shard_rows)
-        moved = dataclasses.replace(spec, columns=collecting.move_columns(work.measure), regimes=moves.KINDS)
-        moved_rows = StoreWriter(work.run.moves, moved, shard_rows=settings.shard_rows)
-        yield from collecting.collect(
-            work.engine,
-            work.baseline_model(),
-            work.task.dataset("train"),
-            work.measure,
-            work.task.perfect,
-            rows=rows,
-            moves=moved_rows,
-            settings=settings,
-            seed=work.recipe.seed,
-        )
+        yield from _record(work, work.baseline_model(), stats, work.run.moves)
     store = StatsStore.open(stats)
     counts = torch.zeros(len(store.spec.regimes), dtype=torch.int64)
     for shard in store.shards():
@@ -164,19 +152,46 @@ def _collect(work: Work) -> Stage[dict[str, Any]]:
     }
 
 
+def _record(work: Work, model: nn.Module, stats: Path, moved: Path) -> Stage[None]:
+    """Rows and moves of a model, into two stores."""
+    settings, spec = work.recipe.collect, _store_spec(work)
+    moves_spec = dataclasses.replace(spec, columns=collecting.move_columns(work.measure), regimes=moves.KINDS)
+    yield from collecting.collect(
+        work.engine,
+        model,
+        work.task.dataset("train"),
+        work.measure,
+        work.task.perfect,
+        rows=StoreWriter(stats, spec, shard_rows=settings.shard_rows),
+        moves=StoreWriter(moved, moves_spec, shard_rows=settings.shard_rows),
+        settings=settings,
+        seed=work.recipe.seed,
+    )
+
+
+def _fitted(
+    work: Work, rows: list[StatsStore], moved: list[StatsStore], state: Path
+) -> Stage[tuple[approximator.Surrogate, dict[str, Any]]]:
+    """A surrogate fitted to stores of rows and of moves, and its fidelity."""
+    measure = work.measure
+    soft = measure.analytic
+    return fitting.fit(
+        rows,
+        moved,
+        settings=work.recipe.fit,
+        seed=work.recipe.seed,
+        device=work.engine.device,
+        state=state,
+        analytic=None if soft is None else lambda stats: measure.loss_of(soft(stats)),
+    )
+
+
 def _fit(work: Work) -> Stage[dict[str, Any]]:
     if work.run.fit_report.exists():
         return read_json(work.run.fit_report)
     yield from _collect(work)
     rows = StatsStore.open(work.run.stats)
-    surrogate, fidelity = yield from fitting.fit(
-        rows,
-        StatsStore.open(work.run.moves),
-        settings=work.recipe.fit,
-        seed=work.recipe.seed,
-        device=work.engine.device,
-        state=work.run.fit_state,
-    )
+    surrogate, fidelity = yield from _fitted(work, [rows], [StatsStore.open(work.run.moves)], work.run.fit_state)
     approximator.save(surrogate, _card(work, surrogate, fidelity), work.run.surrogate)
     report, figures = work.task.report_fit(surrogate, work.run.root)
     result = {
@@ -205,7 +220,7 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
             yield from _fit(work)
         else:
             yield from _train(work)
-        loss = _loss(work)
+        loss, adapt, beside = _loss(work, folder)
         before = work.baseline_model()
         after = copy.deepcopy(before)
         yield from finetuning.finetune(
@@ -213,11 +228,12 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
             after,
             finetuning.MixedLoss(loss, work.task.baseline(work.app.baselines[0]), mix=settings.ce_mix),
             work.task.dataset("train"),
-            validate=lambda m: work.scores(m, "val"),
+            validate=lambda m: work.scores(m, "val", beside()),
             select=work.selection(),
             settings=settings,
             seed=seed_of(work.recipe.seed, 1),
             folder=folder,
+            adapt=adapt,
         )
         models, scores = {"before": before, "after": after}, {}
         for name, model in models.items():
@@ -236,11 +252,29 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
     }
 
 
-def _loss(work: Work) -> nn.Module:
-    """The loss module that finetuning asks for; a surrogate is checked against data and measure first."""
+def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None, Callable[[], list[Agreement]]]:
+    """The loss that finetuning asks for, what is done about it after an epoch, and what to count beside the scores."""
     settings = work.recipe.finetune
     if settings.loss != "surrogate":
-        return work.task.baseline(settings.loss)
+        return work.task.baseline(settings.loss), None, list
+    surrogate = _checked_surrogate(work)
+    loss = SurrogateLoss(work.measure, surrogate).to(work.engine.device)
+    refresh = Refresh(
+        work.measure,
+        surrogate,
+        settings,
+        folder,
+        stores=None if settings.surrogate else (work.run.stats, work.run.moves),
+        collect=lambda model, stats, moved: _record(work, model, stats, moved),
+        fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
+        scores=lambda model, agreement: work.scores(model, "val", [agreement]),
+    )
+    return loss, refresh, lambda: [Agreement(work.measure, surrogate)]
+
+
+def _checked_surrogate(work: Work) -> approximator.Surrogate:
+    """The surrogate that the recipe names, or this run's own; checked against data, measure and quality gate."""
+    settings = work.recipe.finetune
     path = Path(settings.surrogate) if settings.surrogate else work.run.surrogate
     surrogate, card = approximator.load(path)
     wanted = (work.recipe.app, work.recipe.measure.name)
@@ -261,7 +295,14 @@ def _loss(work: Work) -> nn.Module:
             f"{work.recipe.measure.options}; fit again"
         )
     check_matches(card, work.measure, path=path)
-    return SurrogateLoss(work.measure, surrogate)
+    wrong = card.fidelity.get("wrong_sign")
+    if wrong is not None and wrong > settings.max_wrong_sign:
+        raise QualityError(
+            f"{path}: {100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most "
+            f"{100 * settings.max_wrong_sign:.1f} % are allowed; fit it better (docs/fidelity-report.md), or allow it "
+            "with --set finetune.max_wrong_sign=1"
+        )
+    return surrogate
 
 
 def _card(work: Work, surrogate: approximator.Surrogate, fidelity: dict[str, Any]) -> approximator.Card:

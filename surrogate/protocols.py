@@ -77,6 +77,9 @@ class Measure:
     version: int = 1
     additive: Additive | None = None
     """The same as sums; level "dataset" has to have it. `metric` and `stats` then speak of one batch alone."""
+    analytic: Callable[[Tensor], Tensor] | None = None
+    """`(R, F)` statistics to `(R,)` values of the hand-made soft form of the metric, where there is one: what the
+    learned one is reported next to."""
 
     def loss_of(self, value: Tensor) -> Tensor:
         """Metric values as losses in [0, 1]: 0 at the best bound, 1 at the worst. NaN stays NaN."""

@@ -73,6 +73,13 @@ class FinetuneRecipe(TrainRecipe):
     """File of a surrogate that another run has fitted; empty: this run's own."""
     ce_mix: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of the app's own training loss (cross-entropy in segmentation): total = (1 - mix) * loss + mix * ce."""
+    max_wrong_sign: float = Field(default=0.05, ge=0.0, le=1.0)
+    """A surrogate whose `wrong_sign` is above this is refused; 1 takes any."""
+    min_spearman: float = Field(default=0.9, ge=-1.0, le=1.0)
+    """Rank correlation of surrogate and metric on validation samples below which it has drifted; -1: never."""
+    refresh: Literal["auto", "never"] | PositiveInt = "auto"
+    """When the surrogate is fitted again to the model as it is then: when it has drifted, never, or every N epochs. One
+    that has drifted after that, or may not be fitted again, stops the training."""
 
 
 class CollectRecipe(Section):
@@ -83,7 +90,7 @@ class CollectRecipe(Section):
     """How often the training split is gone through; at batch level in a new order each time."""
     pools: int = Field(default=10, ge=5)
     """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
-    regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away")
+    regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away", "empty", "perfect")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=3, ge=0)
     """Small feasible moves of the outputs recorded per batch, for the sign of the gradient."""
@@ -103,8 +110,9 @@ class FitRecipe(Section):
     lr: PositiveFloat = 2e-3
     patience: PositiveInt = 40
     """Epochs without a better error on held-out samples before the fit stops."""
-    sign_weight: NonNegativeFloat = 1.0
-    """Weight of the error of the gradient's sign along recorded moves beside the error of the value."""
+    slope_weight: NonNegativeFloat = 1e-3
+    """Weight of the error of the slope along recorded moves, in units of their mean squared change, beside the squared
+    error of the value."""
     holdout: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of the samples, never of the rows, held out of the fit."""
 

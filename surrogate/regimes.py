@@ -52,11 +52,25 @@ def _shifted(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor: 
 
 
 def _towards(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:
-    return torch.lerp(outputs, perfect, _uniform(0.0, 1.0, outputs, generator))
+    return torch.lerp(outputs, perfect, _uniform(0.0, 1.0, outputs, generator) * _part(outputs, generator))
 
 
 def _away(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:
-    return torch.lerp(outputs, perfect, -_uniform(0.0, 0.5, outputs, generator))
+    return torch.lerp(outputs, perfect, -_uniform(0.0, 0.5, outputs, generator) * _part(outputs, generator))
+
+
+def _empty(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
+    batch, channels = outputs.shape[:2]
+    offset = _uniform(2.0, 8.0, outputs, generator) * outputs.std(correction=0)
+    if channels == 1:
+        return outputs + offset * _uniform(-1.0, 1.0, outputs, generator).sign()
+    chosen = torch.randint(channels, (batch,), generator=generator)
+    one_hot = torch.nn.functional.one_hot(chosen, channels).to(outputs)
+    return outputs + offset * one_hot.view(batch, channels, *[1] * (outputs.dim() - 2))
+
+
+def _perfect(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
+    return perfect
 
 
 REGIMES: dict[str, Change] = {
@@ -67,14 +81,24 @@ REGIMES: dict[str, Change] = {
     "shifted": _shifted,
     "towards": _towards,
     "away": _away,
+    "empty": _empty,
+    "perfect": _perfect,
 }
-"""As the model gives them; more and less confident; with noise on every element; with an offset per channel; part of
-the way to the perfect outputs, and away from them. Amounts are drawn for each sample."""
+"""As the model gives them; more and less confident; with noise on every element; with an offset per channel; a random
+part of the elements some of the way to the perfect outputs, and away from them; nearly everything given to one channel
+(with a single one: up or down), so that nothing is found of the others; the perfect outputs. Amounts are drawn for each
+sample."""
 
 
 def _uniform(low: float, high: float, like: Tensor, generator: Generator) -> Tensor:
     amounts = torch.rand(len(like), generator=generator) * (high - low) + low
     return amounts.to(like).view(-1, *[1] * (like.dim() - 1))
+
+
+def _part(like: Tensor, generator: Generator) -> Tensor:
+    """`(B, 1, ...)`: 1 at a random part of the elements, 0 elsewhere; how large a part is drawn for each sample."""
+    share = torch.rand(len(like), *[1] * (like.dim() - 1), generator=generator)
+    return (torch.rand(len(like), 1, *like.shape[2:], generator=generator) < share).to(like)
 
 
 def _normal(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:

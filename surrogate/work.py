@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from surrogate.atomic import sweep
 from surrogate.batches import seed_of
 from surrogate.engine import Engine
 from surrogate.errors import UsageError, nearest
-from surrogate.evaluate import evaluate, measure_key
+from surrogate.evaluate import Counter, evaluate, measure_key
 from surrogate.finetune import Selection
 from surrogate.progress import Stage
 from surrogate.protocols import App, Measure, Task
@@ -83,8 +84,8 @@ class Work:
         key = self.task.headlines.get(self.recipe.measure.name, self.key)
         return Selection(key, self.measure.higher_is_better)
 
-    def scores(self, model: nn.Module, split: str) -> Stage[dict[str, Any]]:
-        """True numbers of a model on a split."""
+    def scores(self, model: nn.Module, split: str, beside: Sequence[Counter] = ()) -> Stage[dict[str, Any]]:
+        """True numbers of a model on a split, and what others count beside them."""
         return evaluate(
             self.engine,
             self.engine.prepare(model),
@@ -93,6 +94,7 @@ class Work:
             measure=self.measure,
             key=self.key,
             batch_size=self.recipe.train.batch_size,
+            beside=beside,
         )
 
 

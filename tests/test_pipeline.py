@@ -124,7 +124,7 @@ def test_the_literal_eq_2_fits_well_and_destroys_the_model(tmp_path, surrogate_c
     """`docs/gradient-sign.md`: rank correlation says nothing of it, the certificate does, and training proves it."""
     base = (*TINY, "--set", "train.epochs=30", "--size", "64x64", "--set", "model.width=8")
     first = surrogate_cli("train", "--run", tmp_path / "base", *base, "--json").json
-    shared = ("--weights", first["checkpoint"], *base, "--set", "fit.sign_weight=0")
+    shared = ("--weights", first["checkpoint"], *base, "--set", "fit.slope_weight=0")
     three = ("--set", 'fit.columns=["tp", "fp", "fn"]')
     found = {}
     for name in ("literal", "one-vs-rest"):

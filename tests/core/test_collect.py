@@ -206,7 +206,7 @@ def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
             defined = torch.tensor([index != 3 for index in indices])
             rows = slice(place, place := place + int(defined.sum()))
             assert set(found.regime[rows].tolist()) == {kind}
-            assert torch.equal(found.stats[rows], torch.cat([expected.stats, expected.velocity], 1)[defined])
+            assert torch.equal(found.stats[rows], torch.cat([expected.stats, 0.05 * expected.velocity], 1)[defined])
             assert torch.equal(found.value[rows], expected.change[defined])
     assert place == len(found.value)
 
@@ -220,9 +220,9 @@ def test_no_moves_are_recorded_where_none_are_asked_for(
 
 
 def test_at_batch_level_rows_are_of_their_pool(collection: Collection, batch_measure: Measure, tmp_path: Path) -> None:
-    finish(collection(tmp_path, batch_measure, regimes=("model",), pools=5, batch_size=2, passes=2))
+    finish(collection(tmp_path, batch_measure, regimes=("model",), pools=5, batch_size=3, passes=2))
     store = StatsStore.open(tmp_path / "stats")
-    assert store.read().sample.tolist() == [0, 0, 1, 1, 2, 3, 4] * 2  # 12 samples: pools of 3, 3, 2, 2, 2
+    assert store.read().sample.tolist() == [0, 1, 2, 3, 4] * 2  # 12 samples: pools of 3, 3, 2, 2, 2
 
 
 def test_progress_counts_batches(collection: Collection, measure: Measure, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def stored(folder: Path, *, samples: int = 40) -> tuple[StatsStore, StatsStore]:
         rows.append(stats, truth(stats), ids, regime=regime)
     stats, velocity = torch.randn(2, samples, 3, generator=generator)
     change = truth(stats + 0.01 * velocity) - truth(stats)
-    moves.append(torch.cat([stats, velocity], 1), change, torch.arange(samples), regime=0)
+    moves.append(torch.cat([stats, 0.01 * velocity], 1), change, torch.arange(samples), regime=0)
     for writer in (rows, moves):
         writer.mark(1)
         writer.close()
@@ -65,8 +65,10 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[StatsStore, StatsS
 def fitting(
     stores: tuple[StatsStore, StatsStore], folder: Path, *, seed: int = 1, **changes: Any
 ) -> Stage[tuple[Surrogate, dict[str, Any]]]:
+    rows, moves = stores
     return fit(
-        *stores,
+        [rows],
+        [moves],
         settings=SETTINGS.model_copy(update=changes),
         seed=seed,
         device=torch.device("cpu"),

@@ -37,7 +37,7 @@ def test_a_regime_keeps_shape_and_dtype_and_depends_on_the_generator_alone(name:
         assert torch.equal(outputs, kept)
 
 
-@pytest.mark.parametrize("name", sorted(set(REGIMES) - {"model"}))
+@pytest.mark.parametrize("name", sorted(set(REGIMES) - {"model", "perfect"}))
 def test_another_draw_changes_the_outputs_otherwise(name: str) -> None:
     outputs, perfect = outputs_of((4, 3, 5, 6))
     first, second = (change(name, outputs, perfect, seeded(seed)) for seed in (0, 1))
@@ -104,3 +104,17 @@ def test_perfect_outputs_stay_perfect_on_the_way_to_themselves() -> None:
 def test_an_unknown_regime_is_named_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no regime 'nosiy'; did you mean 'noisy'\?"):
         change("nosiy", torch.zeros(1, 1), torch.zeros(1, 1), seeded())
+
+
+def test_perfect_is_perfect() -> None:
+    outputs, perfect = outputs_of((4, 3, 5, 6))
+    assert torch.equal(change("perfect", outputs, perfect, seeded()), perfect)
+
+
+def test_empty_gives_nearly_everything_to_one_channel() -> None:
+    outputs, perfect = outputs_of((200, 3, 8, 8))
+    changed = change("empty", outputs, perfect, seeded())
+    share = torch.nn.functional.one_hot(changed.argmax(1), 3).float().mean((1, 2)).amax(1)
+    assert share.median() > 0.99
+    single = change("empty", torch.randn(200, 1, generator=seeded()), torch.zeros(200, 1), seeded())
+    assert (single > 0).float().mean().item() == pytest.approx(0.5, abs=0.15)

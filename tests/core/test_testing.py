@@ -58,7 +58,7 @@ def test_a_good_measure_passes_and_what_it_was_given_is_left_as_it_was() -> None
         ({"columns": ("p", "p")}, r"columns: names repeat"),
         ({"bounds": (1.0, 0.0)}, r"bounds: \(1.0, 0.0\); give two finite numbers"),
         ({"bounds": (0.0, torch.inf)}, r"bounds: .*give two finite numbers"),
-        ({"level": "dataset"}, r"level: 'dataset'; set it to one of sample, batch"),
+        ({"level": "pixel"}, r"level: 'pixel'; set it to one of sample, batch, dataset"),
         ({"version": 0}, r"version: 0"),
     ],
 )

@@ -9,10 +9,12 @@ a false positive of a and a false negative of y. Ties go to the first class, as 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Statistics = Literal["one-vs-rest", "literal", "hinge"]
 
 
 class Pixels(NamedTuple):
@@ -61,6 +63,32 @@ def counts(
         by_class(px.wrong, fn, px.label),
     )
     return torch.stack(sums, dim=-1)
+
+
+def soft_counts(
+    logits: Tensor, labels: Tensor, *, ignore_index: int, statistics: Statistics = "one-vs-rest"
+) -> Tensor:
+    """Soft and hard counts of each image and class; the weights of the soft ones are in the table of `measures.iou`.
+
+    Args:
+        logits: `(B, C, H, W)` float.
+        labels: `(B, H, W)` of any integer dtype, in [0, C) or `ignore_index` (void).
+        ignore_index: the label of void pixels.
+        statistics: what the pixels weigh.
+
+    Returns:
+        `(B, C, 6)` float64 for float64 logits, else float32: soft TP, FP, FN, differentiable in the logits, then hard
+        TP, FP, FN, in pixels.
+    """
+    px = pixels(logits, labels, ignore_index=ignore_index)
+    if statistics == "hinge":
+        h = hinge(logits, px)
+        tp, fp, fn = 1.0 - h, h, h
+    else:
+        fp, tp = class_probabilities(logits, px)
+        fn = tp if statistics == "literal" else 1.0 - tp
+    soft = counts(px, logits.shape[1], tp=tp, fp=fp, fn=fn)
+    return torch.cat([soft, counts(px, logits.shape[1]).to(soft.dtype)], -1)
 
 
 def class_probabilities(logits: Tensor, px: Pixels) -> tuple[Tensor, Tensor]:

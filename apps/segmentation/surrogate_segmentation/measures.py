@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from surrogate.additive import additive_measure
 from surrogate.errors import UsageError, nearest
-from surrogate.protocols import Level, Measure
-from surrogate_segmentation.counts import class_probabilities, counts, hinge, pixels
+from surrogate.protocols import Additive, Level, Measure
+from surrogate_segmentation.counts import Statistics, soft_counts
 
 COLUMNS = ("tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean")
 """Three sums, as shares of their total, and the three means of the same pixels (the paper's six inputs)."""
-
-Statistics = Literal["one-vs-rest", "literal", "hinge"]
 
 
 def iou(
     *, num_classes: int, ignore_index: int, level: Level = "sample", statistics: Statistics = "one-vs-rest"
 ) -> Measure:
-    """Intersection over union (Eq. 1), a row per image and class (level "sample") or per class of a batch ("batch").
+    """Intersection over union (Eq. 1), a row per image and class (level "sample"), per class of a batch ("batch"), or
+    per class of all batches so far ("dataset").
 
     Statistics, each a weight that a pixel adds to its group; P(k) is the softmax probability of class k:
 
@@ -37,36 +37,27 @@ def iou(
     Raises:
         UsageError: unknown level or statistics.
     """
-    _one_of("measure.level", level, ("sample", "batch"))
-    _one_of("measure.statistics", statistics, ("one-vs-rest", "literal", "hinge"))
+    _one_of("measure.level", level, get_args(Level))
+    _one_of("measure.statistics", statistics, get_args(Statistics))
 
-    def pool(sums: Tensor) -> Tensor:
-        return sums.sum(0) if level == "batch" else sums.flatten(0, 1)
+    def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return soft_counts(outputs, targets, ignore_index=ignore_index, statistics=statistics)
 
-    def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        hard = pool(counts(pixels(outputs, targets, ignore_index=ignore_index), num_classes))
-        return hard[:, 0] / hard.sum(1)  # an empty union is 0 / 0: NaN, undefined
-
-    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        px = pixels(outputs, targets, ignore_index=ignore_index)
-        if statistics == "hinge":
-            h = hinge(outputs, px)
-            soft = counts(px, num_classes, tp=1.0 - h, fp=h, fn=h)
-        else:
-            p_predicted, p_true = class_probabilities(outputs, px)
-            missed = p_true if statistics == "literal" else 1.0 - p_true
-            soft = counts(px, num_classes, tp=p_true, fp=p_predicted, fn=missed)
-        return _columns(pool(soft), pool(counts(px, num_classes)))
-
-    return Measure(metric, stats, COLUMNS, level=level)
+    additive = Additive(sums=sums, metric=iou_of, stats=columns_of)
+    return additive_measure(additive, COLUMNS, level=level, analytic=lambda stats: stats[:, 0])
 
 
-def _columns(soft: Tensor, hard: Tensor) -> Tensor:
-    """`(R, 3)` soft sums and hard counts to the `(R, 6)` statistics; NaN rows where the union is empty."""
-    defined = hard.sum(1, keepdim=True) > 0
-    shares = soft / torch.where(defined, soft.sum(1, keepdim=True), 1.0).clamp_min(1e-12)
-    means = soft / hard.clamp_min(1.0)
-    return torch.where(defined, torch.cat([shares, means], 1), torch.nan)
+def iou_of(sums: Tensor) -> Tensor:
+    """`(R, 6)` sums of `soft_counts` to `(R,)` TP / (TP + FP + FN) of the hard ones; an empty union is 0 / 0: NaN."""
+    hard = sums[:, 3:]
+    return hard[:, 0] / hard.sum(1)
+
+
+def columns_of(sums: Tensor) -> Tensor:
+    """`(R, 6)` sums of `soft_counts` to the `(R, 6)` statistics."""
+    soft, hard = sums[:, :3], sums[:, 3:]
+    total = torch.where(hard.sum(1, keepdim=True) > 0, soft.sum(1, keepdim=True), 1.0)
+    return torch.cat([soft / total.clamp_min(1e-12), soft / hard.clamp_min(1.0)], 1)
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
