@@ -33,18 +33,16 @@ def epochs(rows: Rows, folder: Path, *, device: torch.device, **changes: Any) ->
     settings = FitRecipe(epochs=_FOREVER, patience=_FOREVER, **changes)
     moved = random_rows(len(rows.value) // 10, 2 * len(COLUMNS))
     moved.value.sub_(0.5)  # a change of the loss has both signs
-    stores = [
-        write(folder / "rows", rows, COLUMNS),
-        write(folder / "moves", moved, [*COLUMNS, *(f"d_{name}" for name in COLUMNS)]),
-    ]
+    stores = [write(folder / "rows", rows, COLUMNS)]
+    moves = [write(folder / "moves", moved, [*COLUMNS, *(f"d_{name}" for name in COLUMNS)])]
     fitted = split_by_sample(rows.sample, share=settings.holdout, seed=0).fitted
-    stage = fit(*stores, settings=settings, seed=0, device=device, state=folder / "state.pt")
+    stage = fit(stores, moves, settings=settings, seed=0, device=device, state=folder / "state.pt")
     next(stage)  # reads, splits, standardises, and one epoch
     return stage, int(fitted.sum())
 
 
 def run(settings: Settings) -> Iterator[Row]:
-    """Rows a second of each, all in the same rounds; the values alone, as the rivals fit them, and with the signs."""
+    """Rows a second of each, all in the same rounds; the values alone, as the rivals fit them, and with the slopes."""
     rows = random_rows(2_000 if settings.tiny else 100_000, len(COLUMNS))
     for batch in (1024,) if settings.tiny else (1024, 4096):
         with ExitStack() as stack:
@@ -54,11 +52,11 @@ def run(settings: Settings) -> Iterator[Row]:
 
 def _by_batch(settings: Settings, rows: Rows, folder: Path, batch: int) -> Iterator[Row]:
     device = settings.device
-    ours, fitted = epochs(rows, folder / "values", device=device, batch_size=batch, sign_weight=0.0)
-    signs, _ = epochs(rows, folder / "signs", device=device, batch_size=batch, sign_weight=1.0)
+    ours, fitted = epochs(rows, folder / "values", device=device, batch_size=batch, slope_weight=0.0)
+    slopes, _ = epochs(rows, folder / "slopes", device=device, batch_size=batch)
     cases = {
         "fit, values alone": Case(lambda: next(ours)),
-        "fit, values and signs": Case(lambda: next(signs)),
+        "fit, values and slopes": Case(lambda: next(slopes)),
         "MLPRegressor": _sklearn(rows, fitted, batch),
         "DataLoader loop": _loader(rows, fitted, batch, device),
     }
@@ -67,7 +65,7 @@ def _by_batch(settings: Settings, rows: Rows, folder: Path, batch: int) -> Itera
     for name, times in taken.items():
         yield rate(SUBJECT, name, case, times, fitted / 1e6, unit="M rows/s")
     for rival in ("MLPRegressor", "DataLoader loop"):
-        for name in ("fit, values alone", "fit, values and signs"):
+        for name in ("fit, values alone", "fit, values and slopes"):
             faster = summary([theirs / ours for ours, theirs in zip(taken[name], taken[rival], strict=True)])
             yield row(SUBJECT, f"{name}, times faster", case, faster, anchor=rival, unit="times")
 
