@@ -166,7 +166,7 @@ def _descend(
     state: Path,
 ) -> Stage[None]:
     """Adam, with the learning rate falling along a half cosine; leaves the weights with the least stopping error."""
-    optimizer = torch.optim.Adam(surrogate.parameters(), lr=settings.lr)
+    optimizer = torch.optim.Adam(surrogate.parameters(), lr=settings.lr, fused=True)
     notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0}
     best = copy.deepcopy(surrogate)
     both = torch.nn.ModuleDict({"surrogate": surrogate, "best": best})
