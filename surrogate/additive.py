@@ -21,6 +21,7 @@ def additive_measure(
     higher_is_better: bool = True,
     version: int = 1,
     analytic: Callable[[Tensor], Tensor] | None = None,
+    directions: tuple[int, ...] = (),
 ) -> Measure:
     """The measure whose rows are the sums of a sample, of a batch, or (in the running loss) of a data set.
 
@@ -56,6 +57,7 @@ def additive_measure(
         version=version,
         additive=additive,
         analytic=analytic,
+        directions=directions,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from surrogate.atomic import write_atomic
 from surrogate.errors import DataError, UsageError, nearest
+from surrogate.monotone import monotone_layers
 
 Activation = Literal["relu", "tanh", "silu", "softplus"]
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -46,8 +47,12 @@ class Surrogate(nn.Module):
         depth: int = 4,
         width: int = 100,
         activation: Activation = "tanh",
+        directions: Sequence[int] = (),
     ) -> None:
         """`columns` are all the statistics of the measure; `inputs` the ones used, all of them when empty.
+
+        `directions`, one for each input, make it monotone by construction: the loss never falls with an input of 1,
+        never rises with one of -1, and is free in one of 0.
 
         Raises:
             UsageError: an input that is not a column.
@@ -62,11 +67,15 @@ class Surrogate(nn.Module):
         self.register_buffer("scale", torch.ones(len(self.inputs)))
         self.register_buffer("low", torch.full((len(self.inputs),), -torch.inf))
         self.register_buffer("high", torch.full((len(self.inputs),), torch.inf))
+        self.directions = tuple(directions)
         widths = [len(self.inputs), *[width] * depth]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        if self.directions:
+            self.layers: nn.Sequential = monotone_layers(widths, self.directions)
+        else:
+            layers: list[nn.Module] = []
+            for fan_in, fan_out in pairwise(widths):
+                layers += [nn.Linear(fan_in, fan_out), _ACTIVATIONS[activation]()]
+            self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, stats: Tensor) -> Tensor:
         """`(R, F)` float statistics, in the order of `columns`, to `(R,)` predicted loss in [0, 1]; 0 is best.
@@ -125,6 +134,7 @@ class Card(BaseModel):
     depth: int
     width: int
     activation: Activation
+    directions: tuple[int, ...] = ()
     fidelity: dict[str, Any]
 
 
@@ -144,7 +154,12 @@ def load(path: Path) -> tuple[Surrogate, Card]:
     card = read_card(path)
     try:
         surrogate = Surrogate(
-            card.columns, inputs=card.inputs, depth=card.depth, width=card.width, activation=card.activation
+            card.columns,
+            inputs=card.inputs,
+            depth=card.depth,
+            width=card.width,
+            activation=card.activation,
+            directions=card.directions,
         )
         surrogate.load_state_dict(safetensors.torch.load_file(path))
     except (SafetensorError, RuntimeError, OSError, UsageError) as error:

@@ -64,10 +64,12 @@ def fit(
     device: torch.device,
     state: Path,
     analytic: Callable[[Tensor], Tensor] | None = None,
+    directions: tuple[int, ...] = (),
 ) -> Stage[tuple[Surrogate, dict[str, Any]]]:
     """Fits a surrogate to the rows of stores of one spec, held on the device as a whole.
 
-    `analytic` gives the loss that the hand-made soft form of the metric sees in the statistics, for the report.
+    `directions` of all the columns, or none, make the surrogate monotone. `analytic` gives the loss that the hand-made
+    soft form of the metric sees in the statistics, for the report.
 
     Stops early when the error on samples set aside for it does not fall any more, and keeps the best weights. Its
     progress is saved to `state`; a killed fit continues and ends in the same bytes (on a CPU).
@@ -90,6 +92,9 @@ def fit(
             depth=settings.depth,
             width=settings.width,
             activation=settings.activation,
+            directions=[directions[spec.columns.index(n)] for n in settings.columns or spec.columns]
+            if directions
+            else (),
         )
     surrogate.standardise(data.stats[split.fitted])
     surrogate.to(device)

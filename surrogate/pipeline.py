@@ -183,6 +183,7 @@ def _fitted(
         device=work.engine.device,
         state=state,
         analytic=None if soft is None else lambda stats: measure.loss_of(soft(stats)),
+        directions=measure.directions if work.recipe.fit.monotone else (),
     )
 
 
@@ -318,6 +319,7 @@ def _card(work: Work, surrogate: approximator.Surrogate, fidelity: dict[str, Any
         depth=surrogate.depth,
         width=surrogate.width,
         activation=surrogate.activation,
+        directions=surrogate.directions,
         fidelity=fidelity,
     )
 

@@ -80,6 +80,8 @@ class Measure:
     analytic: Callable[[Tensor], Tensor] | None = None
     """`(R, F)` statistics to `(R,)` values of the hand-made soft form of the metric, where there is one: what the
     learned one is reported next to."""
+    directions: tuple[int, ...] = ()
+    """For each column whether the loss rises (1) or falls (-1) with it, or may do either (0): for `fit.monotone`."""
 
     def loss_of(self, value: Tensor) -> Tensor:
         """Metric values as losses in [0, 1]: 0 at the best bound, 1 at the worst. NaN stays NaN."""

@@ -105,6 +105,9 @@ class FitRecipe(Section):
     depth: PositiveInt = 4
     width: PositiveInt = 100
     activation: Literal["relu", "tanh", "silu", "softplus"] = "tanh"
+    monotone: bool = False
+    """The network cannot get the direction of an input wrong, for a measure that tells directions; the activation is a
+    mixture then (see `surrogate.monotone`)."""
     epochs: PositiveInt = 200
     batch_size: PositiveInt = 1024
     lr: PositiveFloat = 2e-3

@@ -127,6 +127,11 @@ def claim_run(work: Work) -> None:
     """
     check_regimes(work.recipe.collect.regimes)
     check_inputs(work.recipe.fit.columns, work.measure.columns)
+    if work.recipe.fit.monotone and len(work.measure.directions) != len(work.measure.columns):
+        raise UsageError(
+            f"fit.monotone: measure {work.recipe.measure.name!r} does not tell the directions of its columns; "
+            "set fit.monotone=false, or give Measure(directions=...)"
+        )
     for folder in (work.run.root, *work.run.root.rglob("*/")):
         sweep(folder)
     before = _stored(work, work.run.recipe)

@@ -26,6 +26,7 @@ RECIPE_KEYS = {
     "lr": "{stage}.lr",
     "loss": "finetune.loss",
     "ce_mix": "finetune.ce_mix",
+    "refresh": "finetune.refresh",
 }
 """The recipe key that an option is short for; `{stage}` is the recipe's table of the command."""
 
@@ -75,6 +76,8 @@ class StageOptions:
         from surrogate.recipe import parse_override
 
         given = {name: value for name, value in vars(self).items() if name in RECIPE_KEYS and value is not None}
+        if given.get("refresh", "").isdecimal():
+            given["refresh"] = int(given["refresh"])
         short = ((RECIPE_KEYS[name].format(stage=stage), value) for name, value in given.items())
         # --set comes last: where both name a key, the one that spells it out wins.
         overrides = (*short, *map(parse_override, self.assignments or ()))
@@ -103,6 +106,9 @@ class FinetuneOptions(TrainOptions):
 
     loss: Annotated[str | None, setting(metavar="NAME", help="surrogate, or a loss of the app by name.")] = None
     ce_mix: Annotated[float | None, setting(metavar="SHARE", help="Share of the app's usual loss, 0 to 1.")] = None
+    refresh: Annotated[
+        str | None, setting(metavar="auto|never|N", help="Fit anew when it drifted, never, or every N epochs.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

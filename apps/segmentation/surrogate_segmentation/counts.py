@@ -65,9 +65,7 @@ def counts(
     return torch.stack(sums, dim=-1)
 
 
-def soft_counts(
-    logits: Tensor, labels: Tensor, *, ignore_index: int, statistics: Statistics = "one-vs-rest"
-) -> Tensor:
+def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics: Statistics = "one-vs-rest") -> Tensor:
     """Soft and hard counts of each image and class; the weights of the soft ones are in the table of `measures.iou`.
 
     Args:

@@ -14,6 +14,8 @@ from surrogate_segmentation.counts import Statistics, soft_counts
 
 COLUMNS = ("tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean")
 """Three sums, as shares of their total, and the three means of the same pixels (the paper's six inputs)."""
+DIRECTIONS = (-1, 1, 1, -1, 1, 1)
+"""How the loss goes with them when a pixel moves towards the truth."""
 
 
 def iou(
@@ -44,7 +46,7 @@ def iou(
         return soft_counts(outputs, targets, ignore_index=ignore_index, statistics=statistics)
 
     additive = Additive(sums=sums, metric=iou_of, stats=columns_of)
-    return additive_measure(additive, COLUMNS, level=level, analytic=lambda stats: stats[:, 0])
+    return additive_measure(additive, COLUMNS, level=level, analytic=lambda stats: stats[:, 0], directions=DIRECTIONS)
 
 
 def iou_of(sums: Tensor) -> Tensor:
