@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from surrogate.additive import additive_measure
 from surrogate.approximator import Surrogate
 from surrogate.engine import Engine
-from surrogate.protocols import Dataset, Measure
+from surrogate.protocols import Additive, Dataset, Measure
 from surrogate.recipe import MeasureRecipe, ModelRecipe, Recipe, Section
 
 Install = Callable[..., None]
@@ -64,6 +65,24 @@ def scenes() -> Dataset:
 def measure() -> Measure:
     """Pixel accuracy of each image, and two statistics that are smooth in the outputs."""
     return Measure(metric=_accuracy, stats=_soft_accuracy, columns=COLUMNS)
+
+
+def _sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
+    known = targets >= 0
+    truth = outputs.softmax(1).gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)
+    right = (outputs.argmax(1) == targets) & known
+    return torch.stack([(truth * known).sum((1, 2)), right.sum((1, 2)), known.sum((1, 2))], -1).unsqueeze(1)
+
+
+@pytest.fixture(scope="session")
+def dataset_measure() -> Measure:
+    """Pixel accuracy of the data set, as sums: of the probability of truth, of right pixels, of known ones."""
+    accuracy = Additive(
+        sums=_sums,
+        metric=lambda sums: sums[:, 1] / sums[:, 2],
+        stats=lambda sums: sums[:, :1] / sums[:, 2:].clamp_min(1),
+    )
+    return additive_measure(accuracy, ("truth",), level="dataset", analytic=lambda stats: stats[:, 0])
 
 
 @pytest.fixture

@@ -143,13 +143,17 @@ def batch_measure(measure: Measure) -> Measure:
 
 def batches(collection: Collection) -> Iterator[tuple[int, list[int], Tensor, Tensor]]:
     """The outputs that a collection at sample level is about, by hand."""
-    model = collection.net().eval()
     for number, start in enumerate(range(0, 12, 5)):
         indices = list(range(start, min(start + 5, 12)))
-        samples = [collection.data.load(i, None) for i in indices]
-        inputs, targets = (torch.stack(part) for part in zip(*samples, strict=True))
-        with torch.no_grad():
-            yield number, indices, model(inputs), targets
+        yield number, indices, *outputs_of(collection, indices)
+
+
+def outputs_of(collection: Collection, indices: list[int]) -> tuple[Tensor, Tensor]:
+    """The model's outputs for the samples, and their targets."""
+    samples = [collection.data.load(i, None) for i in indices]
+    inputs, targets = (torch.stack(part) for part in zip(*samples, strict=True))
+    with torch.no_grad():
+        return collection.net().eval()(inputs), targets
 
 
 def test_a_row_for_each_sample_and_regime_with_its_loss_and_statistics(
@@ -225,6 +229,23 @@ def test_at_batch_level_rows_are_of_their_pool(collection: Collection, batch_mea
     assert store.read().sample.tolist() == [0, 1, 2, 3, 4] * 2  # 12 samples: pools of 3, 3, 2, 2, 2
 
 
+def test_at_dataset_level_rows_are_of_all_batches_of_a_pass_so_far(
+    collection: Collection, dataset_measure: Measure, tmp_path: Path
+) -> None:
+    finish(collection(tmp_path, dataset_measure, regimes=("model",), pools=5, batch_size=1, passes=1))
+    rows = StatsStore.open(tmp_path / "stats").read()
+    items = plan(12, CollectRecipe(pools=5, batch_size=1), level="dataset", seed=4)
+    assert [item.first for item in items] == [True, False, False] * 2 + [True, False] * 3
+    expected, sums = [], torch.zeros(1, 3)
+    for item in items:
+        outputs, targets = outputs_of(collection, item.indices)
+        sums = sums * (not item.first) + dataset_measure.additive.sums(outputs, targets).sum(0)
+        if sums[0, 2] > 0:
+            expected.append([sums[0, 0] / sums[0, 2], 1.0 - sums[0, 1] / sums[0, 2]])
+    found = torch.cat([rows.stats, rows.value[:, None]], 1)
+    assert torch.allclose(found.double(), torch.tensor(expected).double(), atol=1e-6)
+
+
 def test_progress_counts_batches(collection: Collection, measure: Measure, tmp_path: Path) -> None:
     seen = list(collection(tmp_path, measure))
     assert seen[:3] == [Progress("collect", n, 3) for n in (1, 2, 3)]
@@ -235,12 +256,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("level", ["sample", "batch"])
+@pytest.mark.parametrize("level", ["sample", "batch", "dataset"])
 @pytest.mark.parametrize("shard_rows", [1, 14, 1000])
 def test_a_killed_collection_ends_in_the_same_bytes(
-    shard_rows: int, level: str, collection: Collection, measure: Measure, batch_measure: Measure, tmp_path: Path
+    shard_rows: int,
+    level: str,
+    collection: Collection,
+    measure: Measure,
+    batch_measure: Measure,
+    dataset_measure: Measure,
+    tmp_path: Path,
 ) -> None:
-    made = measure if level == "sample" else batch_measure
+    made = {"sample": measure, "batch": batch_measure, "dataset": dataset_measure}[level]
     settings = {"shard_rows": shard_rows, "passes": 2, "batch_size": 3, "pools": 5, "regimes": ("model", "noisy")}
     finish(collection(tmp_path / "whole", made, **settings))
     expected = contents(tmp_path / "whole")

@@ -92,3 +92,11 @@ def test_weights_and_statistics_of_the_model_are_not_touched(
 def test_the_mean_over_rows_carries_its_level(measure: Measure) -> None:
     assert measure_key("iou", measure) == "iou@sample"
     assert measure_key("iou", dataclasses.replace(measure, level="batch")) == "iou@batch"
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 12])
+def test_at_dataset_level_sums_are_added_up_and_divided_once(
+    batch_size: int, engine: Engine, net: Callable[[], nn.Module], scenes: Dataset, dataset_measure: Measure
+) -> None:
+    found = scored(engine, net(), scenes, dataset_measure, batch_size=batch_size)
+    assert found["acc@sample"] == pytest.approx(found["accuracy"])

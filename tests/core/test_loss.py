@@ -216,3 +216,59 @@ def test_what_is_no_surrogate_is_refused(surrogate: Surrogate, tmp_path: Path) -
     safetensors.torch.save_file({"weight": torch.zeros(3)}, path, metadata={"surrogate": text})
     with pytest.raises(DataError, match="weights do not fit"):
         SurrogateLoss.load(path)
+
+
+# --- level "dataset" ---
+
+
+def batches_of(count: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (torch.randn(3, 2, 4, 4, generator=generator), torch.randint(-1, 2, (3, 4, 4), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def dataset_loss(dataset_measure: Measure) -> SurrogateLoss:
+    torch.manual_seed(0)
+    return SurrogateLoss(dataset_measure, Surrogate(("truth",), depth=1, width=4))
+
+
+def test_a_dataset_loss_speaks_of_the_average_of_the_batches_so_far(dataset_measure: Measure) -> None:
+    loss, sums = dataset_loss(dataset_measure), []
+    for outputs, targets in batches_of(5):
+        value = loss(outputs.requires_grad_(), targets)
+        sums.append(dataset_measure.additive.sums(outputs, targets).sum(0).detach())
+        weights = [0.9**age for age in range(len(sums))][::-1]
+        average = sum(w * s for w, s in zip(weights, sums, strict=True)) / sum(weights)
+        expected = loss.surrogate(dataset_measure.additive.stats(average)).mean()
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_its_gradient_is_that_of_the_batch_at_the_average(dataset_measure: Measure) -> None:
+    loss = dataset_loss(dataset_measure)
+    (first, second) = batches_of(2)
+    loss(first[0].requires_grad_(), first[1])
+    outputs = second[0].requires_grad_()
+    (found,) = torch.autograd.grad(loss(outputs, second[1]), outputs)
+    sums = [dataset_measure.additive.sums(o, t).sum(0) for o, t in (first, second)]
+    average = ((0.9 * sums[0] + sums[1]) / 1.9).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(loss.surrogate(dataset_measure.additive.stats(average)).mean(), average)
+    (expected,) = torch.autograd.grad((sums[1] * slope).sum(), outputs)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_what_it_remembers_survives_a_checkpoint_and_evaluation_adds_nothing(dataset_measure: Measure) -> None:
+    loss, again = dataset_loss(dataset_measure), dataset_loss(dataset_measure)
+    *before, last = batches_of(4)
+    for outputs, targets in before:
+        loss(outputs.requires_grad_(), targets)
+    again.load_state_dict(loss.state_dict())
+    with torch.no_grad():
+        again(*last)
+    again.eval()(*last)
+    again.train()
+    outputs = last[0].requires_grad_()
+    assert torch.equal(again(outputs, last[1]), loss(outputs, last[1]))
+    loss.reset()
+    assert torch.equal(loss(outputs, last[1]), dataset_loss(dataset_measure)(outputs, last[1]))
