@@ -34,9 +34,9 @@ def main(arguments: list[str]) -> None:
             rows.append(row)
             print(_line(row), flush=True)
         print(f"{subject}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    if options.out:
-        Report(facts, tuple(rows)).write(options.out)
-        render(options.out)
+        if options.out:  # after each subject: what is interrupted keeps what it has
+            Report(facts, tuple(rows)).write(options.out)
+            render(options.out)
     return None
 
 

@@ -35,7 +35,7 @@ class Plan:
     rounds: int = 30
     least: int = 8
     """Rounds before it may stop early, because it is sure or because its time is up."""
-    seconds: float = 12.0
+    seconds: float = 8.0
     """What the rounds of one comparison may take, warm-up not counted."""
     seed: int = 0
 
