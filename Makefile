@@ -4,7 +4,7 @@ SEED ?= 0
 BIN = .venv/bin
 RUN = runs/demo-seed$(SEED)
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all bench check clean
 
 demo: .venv/ready
 	$(BIN)/surrogate fit --run $(RUN) --recipe demo --app segmentation --seed $(SEED)
@@ -16,6 +16,10 @@ test: .venv/ready
 
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Under ten minutes on two free cores; writes docs/results/performance.{json,md} and the figure.
+bench: .venv/ready
+	$(BIN)/python -m benchmarks --out docs/results/performance.json
 
 check: .venv/ready
 	$(BIN)/ruff check .

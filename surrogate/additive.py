@@ -37,15 +37,11 @@ def additive_measure(
     tensor([0.5000])
     """
 
-    def pooled(outputs: Tensor, targets: Tensor) -> Tensor:
-        sums = additive.sums(outputs, targets)
-        return sums.flatten(0, 1) if level == "sample" else sums.sum(0)
-
     def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return additive.metric(pooled(outputs, targets))
+        return additive.metric(_pooled(additive, outputs, targets, level))
 
     def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return defined_stats(additive, pooled(outputs, targets))
+        return defined_stats(additive, _pooled(additive, outputs, targets, level))
 
     return Measure(
         metric,
@@ -59,6 +55,15 @@ def additive_measure(
         analytic=analytic,
         directions=directions,
     )
+
+
+def observed(measure: Measure, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`(R, F)` statistics and `(R,)` metric values of a batch, from one pass over it where the measure has sums."""
+    additive = measure.additive
+    if additive is None or measure.level == "dataset":  # there, only the two functions know what came before
+        return measure.stats(outputs, targets), measure.metric(outputs, targets)
+    sums = _pooled(additive, outputs, targets, measure.level)
+    return defined_stats(additive, sums), additive.metric(sums)
 
 
 def defined_stats(additive: Additive, sums: Tensor) -> Tensor:
@@ -90,3 +95,8 @@ def continued(measure: Measure, before: Tensor) -> Measure:
 
     additive = sums_of(measure)
     return dataclasses.replace(measure, metric=metric, stats=stats)
+
+
+def _pooled(additive: Additive, outputs: Tensor, targets: Tensor, level: Level) -> Tensor:
+    sums = additive.sums(outputs, targets)
+    return sums.flatten(0, 1) if level == "sample" else sums.sum(0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from surrogate.additive import batch_sums, continued
+from surrogate.additive import batch_sums, continued, observed
 from surrogate.batches import chunks, generator_of, load_batches, shuffled
 from surrogate.engine import Engine
 from surrogate.moves import KINDS, STEPS, direction, move
@@ -95,9 +95,8 @@ def collect(
                 break
             changed = change(name, outputs, ideal, generator)
             if number >= rows.cursor:
-                here = running.measure(regime)
-                value = here.loss_of(here.metric(changed, targets))
-                rows.append(here.stats(changed, targets), value, sample_ids(item, len(value)), regime=regime)
+                stats, value = observed(running.measure(regime), changed, targets)
+                rows.append(stats, measure.loss_of(value), sample_ids(item, len(value)), regime=regime)
             running.add(regime, changed, targets)
         if number >= rows.cursor:
             rows.mark(number + 1)

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats as scipy_stats
-from sklearn.metrics import mean_absolute_error, r2_score
 from torch import Tensor, nn
 
 
@@ -18,6 +16,9 @@ def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]
         `spearman`, `kendall` in [-1, 1] and `r2` in (-inf, 1]: None where they are undefined (constant values, fewer
         than two rows); `mae` in units of the loss; `n_samples`, how many samples the rows come from.
     """
+    from scipy import stats as scipy_stats  # a second or two that only a fit should pay
+    from sklearn.metrics import mean_absolute_error, r2_score
+
     x, y = predicted.double().cpu().numpy(), true.double().cpu().numpy()
     varied = len(x) > 1 and bool(np.ptp(x) > 0) and bool(np.ptp(y) > 0)
     return {

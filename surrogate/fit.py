@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor
 
 from surrogate.approximator import Surrogate
@@ -43,6 +42,8 @@ def split_by_sample(samples: Tensor, *, share: float, seed: int) -> Split:
     Raises:
         DataError: fewer than five samples.
     """
+    from sklearn.model_selection import GroupShuffleSplit  # more than a second that only a fit should pay
+
     unique = torch.unique(samples)
     if len(unique) < 5:
         raise DataError(f"statistics of {len(unique)} samples; expected at least 5 to fit on some and test on others")
@@ -186,7 +187,7 @@ def _descend(
     state: Path,
 ) -> Stage[None]:
     """Adam, with the learning rate falling along a half cosine; leaves the weights with the least stopping error."""
-    optimizer = torch.optim.Adam(surrogate.parameters(), lr=settings.lr)
+    optimizer = torch.optim.Adam(surrogate.parameters(), lr=settings.lr, fused=True)
     notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0}
     best = copy.deepcopy(surrogate)
     both = torch.nn.ModuleDict({"surrogate": surrogate, "best": best})

@@ -1,0 +1,131 @@
+"""Collecting statistics against the model's own forward pass over the same samples, and what each regime adds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from benchmarks.harness import Case
+from benchmarks.rows import Row, Settings, compared
+from benchmarks.scene import VOID
+from benchmarks.store import store_spec
+from surrogate.collect import collect, move_columns
+from surrogate.engine import Engine
+from surrogate.moves import KINDS
+from surrogate.progress import finish
+from surrogate.protocols import Measure
+from surrogate.recipe import CollectRecipe, MeasureRecipe, ModelRecipe, Recipe, Section
+from surrogate.regimes import REGIMES
+from surrogate.store import StoreWriter
+from surrogate_segmentation.measures import iou
+from surrogate_segmentation.networks.unet import UNet
+
+SUBJECT = "collect"
+FORWARD = "forward pass"
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Random images and labels: a data set that costs nothing to read."""
+
+    count: int
+    classes: int
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def load(self, index: int, generator: Generator | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        dice = torch.Generator().manual_seed(index % 8)
+        image = torch.randn(3, self.height, self.width, generator=dice)
+        return image, torch.randint(self.classes, (self.height, self.width), generator=dice)
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A collection over random images, ready to be run as often as one likes, each time into an empty folder."""
+
+    images: Images
+    model: nn.Module
+    engine: Engine
+    measure: Measure
+    batch_size: int = 8
+
+    @classmethod
+    def of(cls, images: Images, *, width: int, device: torch.device) -> Collection:
+        """With a UNet of the width, as it comes, and the measure `iou`."""
+        torch.manual_seed(0)
+        recipe = Recipe(
+            app="", device=device.type, measure=MeasureRecipe(name="iou"), data=Section(), model=ModelRecipe()
+        )
+        measure = iou(num_classes=images.classes, ignore_index=VOID)
+        return cls(images, UNet(images.classes, width=width).eval(), Engine(recipe), measure)
+
+    def forward(self) -> Case:
+        """The model alone, on batches that are there already."""
+        samples = [self.images.load(i, None)[0] for i in range(len(self.images))]
+        batches = [batch.to(self.engine.device) for batch in torch.stack(samples).split(self.batch_size)]
+        model = self.engine.prepare(self.model)
+
+        @torch.no_grad()
+        def run() -> None:
+            for batch in batches:
+                model(batch)
+
+        return Case(run)
+
+    def collecting(self, *regimes: str, moves: int = 0) -> Case:
+        """The stage `collect`, store and all."""
+        settings = CollectRecipe(batch_size=self.batch_size, regimes=regimes, moves=moves)
+        spec, moved = store_spec(self.measure.columns, regimes), store_spec(move_columns(self.measure), KINDS)
+
+        def run() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                stage = collect(
+                    self.engine,
+                    self.model,
+                    self.images,
+                    self.measure,
+                    _perfect,
+                    rows=StoreWriter(Path(folder, "stats"), spec),
+                    moves=StoreWriter(Path(folder, "moves"), moved),
+                    settings=settings,
+                    seed=0,
+                )
+                finish(stage)
+
+        return Case(run)
+
+
+def run(settings: Settings) -> Iterator[Row]:
+    """The regime "model" alone, over a collection long enough that opening and closing the stores does not count; then,
+    over a short one, with each other regime and with one move a batch."""
+    gpu = settings.device.type == "cuda"
+    images = Images(2, 3, 32, 32) if settings.tiny else Images(128, 21, 512, 512) if gpu else Images(32, 11, 120, 160)
+    width = 2 if settings.tiny else 64 if gpu else 16
+    case = f"UNet width {width}, {{}} of 3x{images.height}x{images.width}, {images.classes} classes"
+    long = Collection.of(images, width=width, device=settings.device)
+    cases = {FORWARD: long.forward(), "collect": long.collecting("model")}
+    whats = {("collect", FORWARD): "collect, regime model"}
+    yield from compared(settings, SUBJECT, case.format(len(images)), cases, whats)
+    short = replace(long, images=replace(images, count=min(8, len(images))))
+    cases = {"model alone": short.collecting("model")}
+    cases |= {f"model and {name}": short.collecting("model", name) for name in REGIMES if name != "model"}
+    cases["model and one move a batch"] = short.collecting("model", moves=1)
+    whats = {(name, "model alone"): f"collect, {name}" for name in cases if name != "model alone"}
+    yield from compared(settings, SUBJECT, case.format(len(short.images)), cases, whats)
+
+
+def _perfect(outputs: Tensor, targets: Tensor) -> Tensor:
+    """As the application does it: a confident one-hot map."""
+    hot = torch.zeros_like(outputs).scatter_(1, targets.where(targets != VOID, 0).unsqueeze(1), 1.0)
+    return 10.0 * hot
