@@ -8,8 +8,6 @@
 #include <string.h>
 
 #define BLOCK 256
-#define VOID -1
-#define BAD -2
 
 typedef struct {
     int64_t classes, pixels, tile;             /* pixels of an image, pixels of a tile */
@@ -52,20 +50,22 @@ static inline float exp_(float x) {
     return p * power;
 }
 
-static inline int32_t label_at(const Shape *s, const char *y, int64_t i) {
-    int64_t label;
-    switch (s->y_bytes) {
-    case 1: label = s->y_signed ? ((const int8_t *)y)[i] : ((const uint8_t *)y)[i]; break;
-    case 2: label = ((const int16_t *)y)[i]; break;
-    case 4: label = ((const int32_t *)y)[i]; break;
-    default: label = ((const int64_t *)y)[i];
+#define READ(type) for (int i = 0; i < n; i++) to[i] = ((const type *)y)[first + i]
+
+/* n labels from `first` on, as they are. */
+static void labels_at(const Shape *s, const void *y, int64_t first, int n, int64_t *restrict to) {
+    switch (s->y_bytes * 2 + s->y_signed) {
+    case 2: READ(uint8_t); break;
+    case 3: READ(int8_t); break;
+    case 5: READ(int16_t); break;
+    case 9: READ(int32_t); break;
+    default: READ(int64_t);
     }
-    if (label == s->ignore_index) return VOID;
-    return label >= 0 && label < s->classes ? (int32_t)label : BAD;
 }
 
-/* exp(x - m), the predicted class and r of n <= BLOCK pixels from `first` on, and their labels. */
-static void block(const Shape *s, const void *x, const char *y, int64_t image, int64_t first, int n,
+/* exp(x - m), the predicted class a, r and the label of n <= BLOCK pixels from `first` on. At a void pixel a and the
+ * label are C: a class more, whose sums are thrown away and whose gradient is 0. That saves the loops a branch. */
+static void block(const Shape *s, const void *x, const void *y, int64_t image, int64_t first, int n,
                   float *restrict e, int32_t *restrict a, float *restrict r, int32_t *restrict label) {
     float m[BLOCK];
     for (int64_t k = 0; k < s->classes; k++) {
@@ -94,35 +94,41 @@ static void block(const Shape *s, const void *x, const char *y, int64_t image, i
             r[i] += a[i] == k ? row[i] - 1.0f : row[i]; /* 1 - 1 = 0, unless it is NaN */
         }
     }
+    int64_t raw[BLOCK];
+    labels_at(s, y, image * s->pixels + first, n, raw);
+    int32_t classes = (int32_t)s->classes;
     for (int i = 0; i < n; i++) {
-        label[i] = label_at(s, y, image * s->pixels + first + i);
-        if (label[i] == BAD) label[i] = 0, r[i] = NAN;
+        int void_ = raw[i] == s->ignore_index, bad = !void_ & ((raw[i] < 0) | (raw[i] >= classes));
+        label[i] = void_ ? classes : bad ? 0 : (int32_t)raw[i];
+        a[i] = void_ ? classes : a[i];
+        r[i] = bad ? NAN : r[i];
     }
 }
 
-/* Tiles [from, to), counted through all images: each adds up its (C, 6) sums in its own part of `sums`, all 0 before.
+/* C + 1 rows of a block. The last one is read at void pixels. */
+static float *rows(const Shape *s) {
+    return calloc((s->classes + 1) * BLOCK, sizeof(float));
+}
+
+/* Tiles [from, to), counted through all images: each adds up its (C + 1, 6) sums in its own part of `sums`, all 0 before.
  * Returns 0, or 1 without memory. */
-int forward(const Shape *s, const void *x, const char *y, double *sums, int64_t from, int64_t to) {
+int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t from, int64_t to) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
     int32_t a[BLOCK], label[BLOCK];
-    float r[BLOCK], *e = malloc(s->classes * BLOCK * sizeof(float));
+    float r[BLOCK], *e = rows(s);
     if (!e) return 1;
     for (int64_t t = from; t < to; t++) {
-        double *sum = sums + t * s->classes * 6;
+        double *sum = sums + t * (s->classes + 1) * 6;
         int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
         for (; first < last; first += BLOCK) {
             int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
             block(s, x, y, t / tiles, first, n, e, a, r, label);
             for (int i = 0; i < n; i++) {
-                int32_t l = label[i];
-                float p_a = 1.0f / (1.0f + r[i]);
-                if (l == VOID) continue;
-                if (l == a[i]) {
-                    sum[l * 6] += p_a, sum[l * 6 + 3] += 1;
-                } else {
-                    sum[a[i] * 6 + 1] += p_a, sum[a[i] * 6 + 4] += 1;
-                    sum[l * 6 + 2] += 1.0f - e[l * BLOCK + i] * p_a, sum[l * 6 + 5] += 1;
-                }
+                int missed = a[i] != label[i];
+                float p_a = 1.0f / (1.0f + r[i]), p_y = e[label[i] * BLOCK + i] * p_a;
+                double *predicted = sum + a[i] * 6 + missed, *true_ = sum + label[i] * 6;
+                predicted[0] += p_a, predicted[3] += 1;
+                true_[2] += missed ? 1.0f - p_y : 0.0f, true_[5] += missed;
             }
         }
     }
@@ -130,27 +136,26 @@ int forward(const Shape *s, const void *x, const char *y, double *sums, int64_t 
     return 0;
 }
 
-/* The gradient of the logits in tiles [from, to), from that of the sums, dense (B, C, 6). */
-int backward(const Shape *s, const void *x, const char *y, const float *grad, void *dx, int64_t from, int64_t to) {
+/* The gradient of the logits in tiles [from, to), from that of the sums, dense (B, C + 1, 6), 0 for void. */
+int backward(const Shape *s, const void *x, const void *y, const float *grad, void *dx, int64_t from, int64_t to) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
     int32_t a[BLOCK], label[BLOCK];
-    float r[BLOCK], at_others[BLOCK], at_a[BLOCK], at_y[BLOCK], *e = malloc(s->classes * BLOCK * sizeof(float));
+    float r[BLOCK], at_others[BLOCK], at_a[BLOCK], at_y[BLOCK], *e = rows(s);
     if (!e) return 1;
     for (int64_t t = from; t < to; t++) {
         int64_t image = t / tiles;
-        const float *g = grad + image * s->classes * 6;
+        const float *g = grad + image * (s->classes + 1) * 6;
         int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
         for (; first < last; first += BLOCK) {
             int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
             block(s, x, y, image, first, n, e, a, r, label);
             for (int i = 0; i < n; i++) {
-                int32_t l = label[i];
-                float p_a = 1.0f / (1.0f + r[i]), u = 0, v = 0;
-                if (l == a[i]) u = g[l * 6] * p_a;
-                else if (l != VOID) u = g[a[i] * 6 + 1] * p_a, v = g[l * 6 + 2] * e[l * BLOCK + i] * p_a;
-                at_others[i] = l == VOID ? 0 : (v - u) * p_a;
-                at_a[i] = l == VOID ? 0 : (u * r[i] + v) * p_a;
-                at_y[i] = l == a[i] || l == VOID ? 0 : v;
+                int missed = a[i] != label[i];
+                float p_a = 1.0f / (1.0f + r[i]), p_y = e[label[i] * BLOCK + i] * p_a;
+                float u = g[a[i] * 6 + missed] * p_a, v = missed ? g[label[i] * 6 + 2] * p_y : 0.0f;
+                at_others[i] = (v - u) * p_a;
+                at_a[i] = (u * r[i] + v) * p_a;
+                at_y[i] = v;
             }
             for (int32_t k = 0; k < s->classes; k++) {
                 int64_t at = image * s->x_image + k * s->x_class + first * s->x_pixel;

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from surrogate.errors import MissingExtraError
 from surrogate_segmentation.kernels import tiled
@@ -42,9 +43,9 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         return tiled.forward(logits, labels, ignore_index)
     logits, labels = _dense(logits), labels.contiguous()
     shape, tiles = _shape(logits, labels, ignore_index)
-    sums = torch.zeros(len(logits), tiles, logits.shape[1], 6, dtype=torch.float64)
+    sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 6, dtype=torch.float64)
     _in_threads(_library().forward, (shape, logits, labels, sums), len(logits) * tiles)
-    return sums.cumsum(1)[:, -1].float()  # sum(1) may add in another order when there are more threads
+    return sums.cumsum(1)[:, -1, :-1].float()  # sum(1) may add in another order when there are more threads
 
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
@@ -56,16 +57,15 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
     result = torch.empty_like(strided)
     _in_threads(
         _library().backward,
-        (shape, strided, labels.contiguous(), grad.float().contiguous(), result),
+        (shape, strided, labels.contiguous(), pad(grad.float(), (0, 0, 0, 1)), result),
         len(logits) * tiles,
     )
-    return result if result.stride() == torch.empty_like(logits).stride() else torch.empty_like(logits).copy_(result)
+    return result if strided is logits else torch.empty_like(logits).copy_(result)
 
 
 def _dense(logits: Tensor) -> Tensor:
     """The logits with one stride from pixel to pixel, in a layout that `empty_like` keeps: NCHW or channels-last."""
-    last = logits.is_contiguous(memory_format=torch.channels_last)
-    return logits if last else logits.contiguous()
+    return logits if logits.is_contiguous(memory_format=torch.channels_last) else logits.contiguous()
 
 
 def _shape(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Shape, int]:

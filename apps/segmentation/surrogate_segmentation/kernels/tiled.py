@@ -71,41 +71,43 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
             u = torch.where(tile.hit, g_tp[tile.label], g_fp[tile.predicted]) / s
             v = torch.where(tile.hit, zero, g_fn[tile.label] * tile.e_y / s)
             u, v = torch.where(tile.valid, u, zero), torch.where(tile.valid, v, zero)
-            part = tile.others.mul_((v - u) / s)
+            part = dx[:, tile.pixels] if dx.dtype == s.dtype else tile.others
+            torch.mul(tile.others, (v - u) / s, out=part)
             part.scatter_(0, tile.predicted[None], ((u * tile.r + v) / s)[None])
             part.scatter_add_(0, tile.label[None], -v[None])
-            dx[:, tile.pixels] = part
+            if dx.dtype != s.dtype:
+                dx[:, tile.pixels] = part
     return result
 
 
 def _tiles(x: Tensor, y: Tensor, ignore_index: int) -> Iterator[Tile]:
-    """The tiles of one image, of `(C, N)` logits and `(N,)` labels."""
+    """The tiles of one image, of `(C, N)` logits and `(N,)` labels. Each overwrites the exponentials of the last."""
+    classes, pixels = x.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
-    for start in range(0, len(y), _PIXELS):
-        pixels = slice(start, start + _PIXELS)
-        yield _tile(pixels, x[:, pixels].to(dtype), y[pixels].long(), ignore_index)
+    buffer = torch.empty(classes, min(pixels, _PIXELS), dtype=dtype)
+    for start in range(0, pixels, _PIXELS):
+        end = min(start + _PIXELS, pixels)
+        e = buffer if end - start == buffer.shape[1] else torch.empty(classes, end - start, dtype=dtype)
+        yield _tile(slice(start, end), x[:, start:end].to(dtype), y[start:end].long(), ignore_index, e)
 
 
-def _tile(pixels: slice, x: Tensor, y: Tensor, ignore_index: int) -> Tile:
+def _tile(pixels: slice, x: Tensor, y: Tensor, ignore_index: int, e: Tensor) -> Tile:
     classes = len(x)
     valid = y != ignore_index
-    label = torch.where(valid, y, 0)
-    known = label.clamp(0, classes - 1)
+    known = torch.where(valid, y, 0).clamp_(0, classes - 1)
+    bad = valid & (y != known)
     top = x.amax(0)
-    x_y = x.gather(0, known[None])[0]
-    e = x - top
-    e.exp_()
-    predicted, hit = known.clone(), x_y == top
-    unsure = (~hit | (e.sum(0) >= 2)).nonzero()[:, 0]
-    if len(unsure):
-        first = _first_highest(x, top) if 4 * len(unsure) > len(y) else _first_highest(x[:, unsure], top[unsure])
-        first = first[unsure] if len(first) == len(y) else first
-        predicted[unsure] = first
-        hit = hit & (predicted == known)
+    torch.sub(x, top, out=e).exp_()
     e_y = e.gather(0, known[None])[0]
-    e.scatter_add_(0, predicted[None], e.new_full((1, len(y)), -1))  # 0, or NaN where it was
-    r = e.sum(0)
-    r = torch.where(label == known, r, torch.nan)
+    predicted, hit = known, x.gather(0, known[None])[0] == top
+    unsure = (~hit | (e.sum(0) >= 2)).nonzero()[:, 0]
+    if 4 * len(unsure) > len(y):
+        predicted = _first_highest(x, top)
+    elif len(unsure):
+        predicted = known.index_copy(0, unsure, _first_highest(x[:, unsure], top[unsure]))
+    hit &= predicted == known
+    e.scatter_add_(0, predicted[None], e.new_full((1, len(y)), -1))  # 1 - 1 = 0, unless it is NaN
+    r = e.sum(0).masked_fill_(bad, torch.nan)
     return Tile(pixels, known, valid, predicted, hit, e, r, e_y)
 
 
