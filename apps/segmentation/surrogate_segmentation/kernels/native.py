@@ -33,7 +33,18 @@ class Shape(ctypes.Structure):
 
     _fields_ = tuple(  # noqa: RUF012: what ctypes asks for
         (name, ctypes.c_int64)
-        for name in "classes pixels tile x_image x_class x_pixel y_bytes y_signed ignore_index narrow".split()
+        for name in [
+            "classes",
+            "pixels",
+            "tile",
+            "x_image",
+            "x_class",
+            "x_pixel",
+            "y_bytes",
+            "y_signed",
+            "ignore_index",
+            "narrow",
+        ]
     )
 
 
@@ -41,7 +52,7 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """`(B, C, 6)` sums: fp64, pixel by pixel in a tile, then tile by tile."""
     if logits.dtype not in _DTYPES:
         return tiled.forward(logits, labels, ignore_index)
-    logits, labels = _dense(logits), labels.contiguous()
+    logits, labels = tiled.dense(logits), labels.contiguous()
     shape, tiles = _shape(logits, labels, ignore_index)
     sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 6, dtype=torch.float64)
     _in_threads(_library().forward, (shape, logits, labels, sums), len(logits) * tiles)
@@ -52,7 +63,7 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
     """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
     if logits.dtype not in _DTYPES:
         return tiled.backward(grad, logits, labels, ignore_index)
-    strided = _dense(logits)
+    strided = tiled.dense(logits)
     shape, tiles = _shape(strided, labels, ignore_index)
     result = torch.empty_like(strided)
     _in_threads(
@@ -61,11 +72,6 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
         len(logits) * tiles,
     )
     return result if strided is logits else torch.empty_like(logits).copy_(result)
-
-
-def _dense(logits: Tensor) -> Tensor:
-    """The logits with one stride from pixel to pixel, in a layout that `empty_like` keeps: NCHW or channels-last."""
-    return logits if logits.is_contiguous(memory_format=torch.channels_last) else logits.contiguous()
 
 
 def _shape(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Shape, int]:

@@ -41,16 +41,16 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     classes = logits.shape[1]
     dtype = torch.promote_types(logits.dtype, torch.float32)
     found = []
-    for x, y in zip(logits.flatten(2), labels.flatten(1), strict=True):
+    for x, y in zip(dense(logits).flatten(2), labels.flatten(1), strict=True):
         bins = torch.empty(2, len(y), dtype=torch.int64)  # TP, FP and FN of each class, and one bin that is thrown away
-        weights = torch.empty(2, len(y), dtype=dtype)
+        weights = torch.empty(2, len(y), dtype=torch.float64)
         for tile in _tiles(x, y, ignore_index):
             s = tile.r + 1
             missed = torch.where(tile.hit, tile.predicted, tile.predicted + classes)
             bins[0, tile.pixels] = torch.where(tile.valid, missed, 3 * classes)
             bins[1, tile.pixels] = torch.where(tile.valid & ~tile.hit, tile.label + 2 * classes, 3 * classes)
-            torch.reciprocal(s, out=weights[0, tile.pixels])
-            torch.sub(1, tile.e_y / s, out=weights[1, tile.pixels])
+            weights[0, tile.pixels] = s.reciprocal()
+            weights[1, tile.pixels] = 1 - tile.e_y / s
         bins, weights = bins.flatten(), weights.flatten()
         pair = (
             torch.bincount(bins, weights, minlength=3 * classes + 1).to(dtype),
@@ -62,8 +62,9 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
-    result = torch.empty_like(logits)
-    for g, x, y, dx in zip(grad, logits.flatten(2), labels.flatten(1), result.flatten(2), strict=True):
+    strided = dense(logits)
+    result = torch.empty_like(strided)
+    for g, x, y, dx in zip(grad, strided.flatten(2), labels.flatten(1), result.flatten(2), strict=True):
         g_tp, g_fp, g_fn = g[:, :3].T.contiguous()
         for tile in _tiles(x, y, ignore_index):
             s = tile.r + 1
@@ -77,7 +78,12 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
             part.scatter_add_(0, tile.label[None], -v[None])
             if dx.dtype != s.dtype:
                 dx[:, tile.pixels] = part
-    return result
+    return result if strided is logits else torch.empty_like(logits).copy_(result)
+
+
+def dense(logits: Tensor) -> Tensor:
+    """The logits in a layout with one stride from pixel to pixel: as they are if NCHW or channels-last, else a copy."""
+    return logits if logits.is_contiguous(memory_format=torch.channels_last) else logits.contiguous()
 
 
 def _tiles(x: Tensor, y: Tensor, ignore_index: int) -> Iterator[Tile]:
@@ -113,7 +119,7 @@ def _tile(pixels: slice, x: Tensor, y: Tensor, ignore_index: int, e: Tensor) -> 
 
 def _first_highest(x: Tensor, top: Tensor) -> Tensor:
     """`(n,)` int64, the first of `(C, n)` classes whose logit is the highest; the last class where that is NaN."""
-    found = torch.full(top.shape, len(x) - 1)
-    for k in reversed(range(len(x) - 1)):
-        found.masked_fill_(x[k] == top, k)
-    return found
+    classes = len(x)
+    small = torch.uint8 if classes < 256 else torch.int32
+    rank = torch.arange(classes, 0, -1, dtype=small)[:, None]  # the first class has the highest
+    return (classes - (x == top).to(small).mul_(rank).amax(0).long()).clamp_(max=classes - 1)
