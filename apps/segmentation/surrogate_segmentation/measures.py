@@ -41,8 +41,8 @@ def iou(
 
     The sums are given as shares of TP + FP + FN: IoU does not depend on the size of the image, so neither do they.
 
-    `kernel` says by what one-vs-rest statistics are computed, see `kernels.soft_counts`: "reference" is plain torch. The
-    numbers are the same to rounding.
+    `kernel` says by what one-vs-rest statistics are computed, see `kernels.soft_counts`; "reference" is plain torch.
+    The numbers are the same to rounding.
 
     Raises:
         UsageError: unknown level, statistics or kernel.

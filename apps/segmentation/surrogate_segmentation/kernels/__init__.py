@@ -9,9 +9,9 @@ Per pixel, with logits x, label y, m = max x, a its class (the first of equals),
     a == y:  u = g_TP[y] p_a,  v = 0     a != y:  u = g_FP[a] p_a,  v = g_FN[y] p_y       void: u = v = 0
     dx_k = (v - u) p_k  for k != a;  dx_a = u r / s + v / s;  then dx_y -= v
 
-Only logits and labels are kept for the backward pass. r / s is 1 - p_a without its cancellation: a confident pixel keeps
-its gradient. Each kernel gives the same bits for any split of the batch and any number of threads. A label that is out
-of range makes its pixel NaN, in the sums and in the gradient: no kernel waits for the device to find out.
+Only logits and labels are kept for the backward pass. r / s is 1 - p_a without its cancellation: a confident pixel
+keeps its gradient. Each kernel gives the same bits for any split of the batch and any number of threads. A label
+that is out of range makes its pixel NaN, in the sums and in the gradient: no kernel waits for the device to find out.
 
 A kernel is a module with `forward(logits, labels, ignore_index)` and `backward(grad, logits, labels, ignore_index)`.
 """
@@ -66,8 +66,8 @@ def check_labels(labels: Tensor, num_classes: int, *, ignore_index: int) -> None
     if bad.any():
         image, *at = bad.nonzero()[0].tolist()
         raise DataError(
-            f"label {int(labels[image, *at])} in image {image} of the batch, row {at[0]}, column {at[1]}; expected 0 to "
-            f"{num_classes - 1}, or {ignore_index} for void; correct the mask or the number of classes"
+            f"label {int(labels[image, *at])} in image {image} of the batch, row {at[0]}, column {at[1]}; "
+            f"expected 0 to {num_classes - 1}, or {ignore_index} for void; correct the mask or the number of classes"
         )
 
 

@@ -31,20 +31,12 @@ _DTYPES = (torch.float32, torch.bfloat16)
 class Shape(ctypes.Structure):
     """As `Shape` of `native.c`."""
 
-    _fields_ = tuple(  # noqa: RUF012: what ctypes asks for
+    _fields_ = tuple(
         (name, ctypes.c_int64)
-        for name in [
-            "classes",
-            "pixels",
-            "tile",
-            "x_image",
-            "x_class",
-            "x_pixel",
-            "y_bytes",
-            "y_signed",
-            "ignore_index",
-            "narrow",
-        ]
+        for name in (
+            *("classes", "pixels", "tile", "x_image", "x_class", "x_pixel"),
+            *("y_bytes", "y_signed", "ignore_index", "narrow"),
+        )
     )
 
 
@@ -76,7 +68,7 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
 
 def _shape(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Shape, int]:
     """The layout, and the number of tiles in an image."""
-    batch, classes, height, width = logits.shape
+    _, classes, height, width = logits.shape
     pixels = height * width
     nchw = logits.is_contiguous()
     strides = (classes * pixels, pixels, 1) if nchw else (classes * pixels, 1, classes)

@@ -1,7 +1,7 @@
-"""The CPU's default kernel: plain tensor operations on tiles that stay in the cache. The formulas are in `__init__.py`.
+"""The default kernel of CPUs: plain tensor operations on tiles that stay in the cache. The formulas: `__init__.py`.
 
-No `argmax`, which is 60 times slower than `amax` on a CPU: where x_y == m and s < 2 nothing equals the highest logit, so
-the pixel is right. Only the others are looked at class by class.
+No `argmax`, which is 60 times slower than `amax` on a CPU: where x_y == m and s < 2 nothing equals the highest logit,
+so the pixel is right. Only the others are looked at class by class.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 
 
 def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`(B, C, 6)` sums. Pixels are added one by one in fp64, in the order of the image, so no tile or thread is seen."""
+    """`(B, C, 6)` sums. Pixels are added one by one in fp64, in the order of the image: no tile or thread shows."""
     classes = logits.shape[1]
     dtype = torch.promote_types(logits.dtype, torch.float32)
     found = []
