@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from surrogate.additive import additive_measure
-from surrogate.errors import UsageError, nearest
+from surrogate.errors import DataError, UsageError, nearest
 from surrogate.protocols import Additive, Level, Measure
-from surrogate_segmentation.counts import Statistics, soft_counts
+from surrogate_segmentation import counts, kernels
+from surrogate_segmentation.counts import Statistics
+from surrogate_segmentation.kernels import Kernel
 
 COLUMNS = ("tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean")
 """Three sums, as shares of their total, and the three means of the same pixels (the paper's six inputs)."""
@@ -19,7 +21,12 @@ DIRECTIONS = (-1, 1, 1, -1, 1, 1)
 
 
 def iou(
-    *, num_classes: int, ignore_index: int, level: Level = "sample", statistics: Statistics = "one-vs-rest"
+    *,
+    num_classes: int,
+    ignore_index: int,
+    level: Level = "sample",
+    statistics: Statistics = "one-vs-rest",
+    kernel: Kernel = "auto",
 ) -> Measure:
     """Intersection over union (Eq. 1), a row per image and class (level "sample"), per class of a batch ("batch"), or
     per class of all batches so far ("dataset").
@@ -36,14 +43,22 @@ def iou(
 
     The sums are given as shares of TP + FP + FN: IoU does not depend on the size of the image, so neither do they.
 
+    `kernel` says by what one-vs-rest statistics are computed, see `kernels.soft_counts`; "reference" is plain torch.
+    The numbers are the same to rounding.
+
     Raises:
-        UsageError: unknown level or statistics.
+        UsageError: unknown level, statistics or kernel.
     """
     _one_of("measure.level", level, get_args(Level))
     _one_of("measure.statistics", statistics, get_args(Statistics))
+    _one_of("measure.kernel", kernel, get_args(Kernel))
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return soft_counts(outputs, targets, ignore_index=ignore_index, statistics=statistics)
+        if outputs.shape[1] != num_classes:
+            raise DataError(f"logits have {outputs.shape[1]} classes, the data {num_classes}; give one logit per class")
+        if statistics == "one-vs-rest":
+            return kernels.soft_counts(outputs, targets, ignore_index=ignore_index, kernel=kernel)
+        return counts.soft_counts(outputs, targets, ignore_index=ignore_index, statistics=statistics)
 
     additive = Additive(sums=sums, metric=iou_of, stats=columns_of)
     return additive_measure(additive, COLUMNS, level=level, analytic=lambda stats: stats[:, 0], directions=DIRECTIONS)

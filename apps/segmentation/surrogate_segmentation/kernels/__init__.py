@@ -1,0 +1,138 @@
+"""Soft and hard counts, one-vs-rest, by the fastest kernel at hand: the same numbers as `counts.soft_counts`.
+
+Per pixel, with logits x, label y, m = max x, a its class (the first of equals), r = sum over k != a of exp(x_k - m):
+
+    s = 1 + r,  p_a = 1 / s,  p_y = exp(x_y - m) / s
+    a == y:  TP[y] += p_a                a != y:  FP[a] += p_a,  FN[y] += 1 - p_y         void: nothing
+
+    backward, with g the gradient of (TP, FP, FN):
+    a == y:  u = g_TP[y] p_a,  v = 0     a != y:  u = g_FP[a] p_a,  v = g_FN[y] p_y       void: u = v = 0
+    dx_k = (v - u) p_k  for k != a;  dx_a = u r / s + v / s;  then dx_y -= v
+
+Only logits and labels are kept for the backward pass. r / s is 1 - p_a without its cancellation: a confident pixel
+keeps its gradient. Each kernel gives the same bits for any split of the batch and any number of threads. A label
+that is out of range makes its pixel NaN, in the sums and in the gradient: no kernel waits for the device to find out.
+
+A kernel is a module with `forward(logits, labels, ignore_index)` and `backward(grad, logits, labels, ignore_index)`.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from surrogate.errors import DataError
+from surrogate_segmentation import counts
+
+Kernel = Literal["auto", "reference", "tiled", "native", "triton"]
+
+
+def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Kernel = "auto") -> Tensor:
+    """As `counts.soft_counts` one-vs-rest: `(B, C, 6)` soft TP, FP, FN and hard TP, FP, FN.
+
+    Args:
+        logits: `(B, C, H, W)` floats of any strides.
+        labels: `(B, H, W)` of any integer dtype, in [0, C) or `ignore_index` (void).
+        ignore_index: the label of void pixels.
+        kernel: `auto` is `triton` on CUDA and `tiled` on a CPU; `native` is C, compiled at first use.
+
+    Raises:
+        DataError: a label is out of range, on the CPU; elsewhere its pixel is NaN.
+        MissingExtraError: `native` without a C compiler, `triton` without its package.
+    """
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_labels(labels, logits.shape[1], ignore_index=ignore_index)
+    if kernel == "auto":
+        kernel = _fastest(logits.device.type)
+    if kernel == "reference":
+        return counts.soft_counts(logits, labels, ignore_index=ignore_index)
+    found: Tensor = _forward(logits, labels, ignore_index, kernel)
+    return found
+
+
+def check_labels(labels: Tensor, num_classes: int, *, ignore_index: int) -> None:
+    """Raises `DataError` on the first label that is neither a class nor void. Waits for the device of the labels."""
+    low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, 0)
+    if low >= 0 and high < num_classes:
+        return
+    bad = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
+    if bad.any():
+        image, *at = bad.nonzero()[0].tolist()
+        raise DataError(
+            f"label {int(labels[image, *at])} in image {image} of the batch, row {at[0]}, column {at[1]}; "
+            f"expected 0 to {num_classes - 1}, or {ignore_index} for void; correct the mask or the number of classes"
+        )
+
+
+@cache
+def _fastest(device: str) -> Literal["reference", "tiled", "triton"]:
+    if device == "cuda" and find_spec("triton"):
+        return "triton"
+    return "tiled" if device == "cpu" else "reference"
+
+
+@cache
+def _module(kernel: str) -> ModuleType:
+    """The kernel, loaded and named in the log at its first use."""
+    module = import_module(f"{__name__}.{kernel}")
+    logging.getLogger("surrogate_segmentation").info("one-vs-rest counts by the kernel %s", kernel)
+    return module
+
+
+@torch.library.custom_op("surrogate_segmentation::soft_counts", mutates_args=())
+def _forward(logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:
+    found: Tensor = _module(kernel).forward(logits, labels, ignore_index)
+    return found
+
+
+@torch.library.custom_op("surrogate_segmentation::soft_counts_backward", mutates_args=())
+def _backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:
+    found: Tensor = _module(kernel).backward(grad, logits, labels, ignore_index)
+    return found
+
+
+@_forward.register_fake
+def _(logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:  # noqa: ARG001
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.new_empty(logits.shape[0], logits.shape[1], 6, dtype=dtype)
+
+
+@_backward.register_fake
+def _(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(logits)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    logits, labels, ctx.ignore_index, ctx.kernel = inputs
+    ctx.save_for_backward(logits, labels)
+
+
+def _first(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _backward(grad, *ctx.saved_tensors, ctx.ignore_index, ctx.kernel), None, None, None
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    grad, logits, labels, ctx.ignore_index, _ = inputs
+    ctx.save_for_backward(grad, logits, labels)
+
+
+def _second(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+    """Second derivatives, which `surrogate.moves` asks for, are those of the reference."""
+    grad, logits, labels = ctx.saved_tensors
+    with torch.enable_grad():
+        grad, logits = grad.detach().requires_grad_(), logits.detach().requires_grad_()
+        sums = counts.soft_counts(logits, labels, ignore_index=ctx.ignore_index)
+        (first,) = torch.autograd.grad(sums, logits, grad, create_graph=True)
+        d_grad, d_logits = torch.autograd.grad(first, (grad, logits), direction)
+    return d_grad, d_logits, None, None, None
+
+
+_forward.register_autograd(_first, setup_context=_keep)
+_backward.register_autograd(_second, setup_context=_keep_gradient)

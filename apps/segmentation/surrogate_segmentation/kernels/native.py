@@ -1,0 +1,115 @@
+"""The opt-in CPU kernel: `native.c`, compiled in a second by the C compiler of this machine, for this machine.
+
+Takes float32 and bfloat16 logits; other dtypes go through `tiled`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from surrogate.errors import MissingExtraError
+from surrogate_segmentation.kernels import tiled
+
+_PIXELS = 4096
+"""In a tile: its sums are a number of their own, so the result does not depend on who computes it."""
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Shape(ctypes.Structure):
+    """As `Shape` of `native.c`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in (
+            *("classes", "pixels", "tile", "x_image", "x_class", "x_pixel"),
+            *("y_bytes", "y_signed", "ignore_index", "narrow"),
+        )
+    )
+
+
+def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """`(B, C, 6)` sums: fp64, pixel by pixel in a tile, then tile by tile."""
+    if logits.dtype not in _DTYPES:
+        return tiled.forward(logits, labels, ignore_index)
+    logits, labels = tiled.dense(logits), labels.contiguous()
+    shape, tiles = _shape(logits, labels, ignore_index)
+    sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 6, dtype=torch.float64)
+    _in_threads(_library().forward, (shape, logits, labels, sums), len(logits) * tiles)
+    return sums.cumsum(1)[:, -1, :-1].float()  # sum(1) may add in another order when there are more threads
+
+
+def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
+    if logits.dtype not in _DTYPES:
+        return tiled.backward(grad, logits, labels, ignore_index)
+    strided = tiled.dense(logits)
+    shape, tiles = _shape(strided, labels, ignore_index)
+    result = torch.empty_like(strided)
+    _in_threads(
+        _library().backward,
+        (shape, strided, labels.contiguous(), pad(grad.float(), (0, 0, 0, 1)), result),
+        len(logits) * tiles,
+    )
+    return result if strided is logits else torch.empty_like(logits).copy_(result)
+
+
+def _shape(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Shape, int]:
+    """The layout, and the number of tiles in an image."""
+    _, classes, height, width = logits.shape
+    pixels = height * width
+    nchw = logits.is_contiguous()
+    strides = (classes * pixels, pixels, 1) if nchw else (classes * pixels, 1, classes)
+    y = labels.dtype
+    narrow = logits.dtype == torch.bfloat16
+    shape = Shape(classes, pixels, _PIXELS, *strides, y.itemsize, y.is_signed, ignore_index, narrow)
+    return shape, -(-pixels // _PIXELS)
+
+
+def _in_threads(function: Callable[..., int], arguments: tuple[Shape | Tensor, ...], tiles: int) -> None:
+    """Calls `function(*arguments, from, to)` on equal runs of tiles, as many as torch has threads."""
+    first, *tensors = arguments
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    threads = torch.get_num_threads()
+    ends = [tiles * number // threads for number in range(threads + 1)]
+
+    def run(start: int, end: int) -> int:
+        return function(ctypes.byref(first), *pointers, ctypes.c_int64(start), ctypes.c_int64(end))
+
+    if threads == 1:
+        failed = run(0, tiles)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            failed = any(pool.map(run, ends[:-1], ends[1:]))
+    if failed:
+        raise MemoryError("native kernel: no memory for the exponentials of a block")
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """Compiles for this process alone: nothing is left on the disk that could be out of date or somebody else's."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise MissingExtraError("measure.kernel native: no C compiler `cc` found; install one, set CC, or use auto")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "native.so"
+        source = Path(__file__).with_suffix(".c")
+        built = subprocess.run(
+            [compiler, *_FLAGS, "-o", library, source, "-lm"], capture_output=True, text=True, check=False
+        )
+        if built.returncode:
+            reason = (built.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise MissingExtraError(f"measure.kernel native: {compiler} failed ({reason}); set CC, or use auto")
+        return ctypes.CDLL(str(library))

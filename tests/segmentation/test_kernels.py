@@ -1,0 +1,302 @@
+"""The fast kernels of the one-vs-rest counts against the reference in float64, and what only they promise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+
+from surrogate.errors import DataError, MissingExtraError, UsageError
+from surrogate_segmentation import counts, kernels
+from surrogate_segmentation.kernels import native, soft_counts
+from surrogate_segmentation.measures import iou
+
+VOID = 255
+COMPILED = pytest.param(
+    "native", marks=pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler")
+)
+each_kernel = pytest.mark.parametrize("kernel", ["tiled", COMPILED])
+
+
+def batch(seed=0, *, size=(2, 5, 37, 241), right=0.6, dtype=torch.float32):
+    """Logits that are right at a share of the pixels, with 20 % void: more pixels than one tile, and an odd number."""
+    b, c, h, w = size
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(c, (b, h, w), generator=g)
+    logits = 3 * torch.randn(size, generator=g, dtype=dtype)
+    raised = 12.0 * (torch.rand(b, 1, h, w, generator=g) < right)
+    logits.scatter_add_(1, labels[:, None], raised.to(dtype))
+    labels[torch.rand(b, h, w, generator=g) < 0.2] = VOID
+    return logits, labels
+
+
+def both(logits, labels, kernel):
+    """Sums, and the gradient of a random mix of the soft ones."""
+    logits = logits.detach().requires_grad_()
+    sums = soft_counts(logits, labels, ignore_index=VOID, kernel=kernel)
+    weights = torch.randn(sums[..., :3].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((sums[..., :3] * weights).sum(), logits)
+    return sums.detach(), gradient
+
+
+@each_kernel
+@pytest.mark.parametrize("size", [(2, 5, 37, 241), (1, 2, 1, 3), (3, 23, 19, 29), (1, 300, 5, 7)])
+@pytest.mark.parametrize("right", [0.05, 0.95])
+def test_error_in_float32(kernel, size, right):
+    logits, labels = batch(size=size, right=right)
+    exact = both(logits.double(), labels, "reference")
+    plain = both(logits, labels, "reference")
+    for found, eager, truth in zip(both(logits, labels, kernel), plain, exact, strict=True):
+        assert (found - truth).abs().max() <= (eager - truth).abs().max() + 5e-4
+
+
+@each_kernel
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_error_in_half_precision(kernel, dtype):
+    logits, labels = batch()
+    logits = logits.to(dtype)
+    (sums, gradient), (true_sums, true_gradient) = (
+        both(logits, labels, kernel),
+        both(logits.double(), labels, "reference"),
+    )
+    assert (sums.dtype, gradient.dtype) == (torch.float32, dtype)
+    assert (sums - true_sums).abs().max() <= 1e-2
+    assert (gradient - true_gradient).abs().max() <= 1e-2
+
+
+@each_kernel
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced"])
+def test_strides_and_label_dtypes(kernel, label_dtype, layout):
+    logits, labels = batch()
+    strided = {
+        "channels_last": lambda: logits.to(memory_format=torch.channels_last),
+        "transposed": lambda: logits.mT.contiguous().mT,
+        "sliced": lambda: torch.cat([logits, logits], 3)[..., : logits.shape[3]],
+    }[layout]()
+    assert not strided.is_contiguous()
+    labels_strided = labels.to(label_dtype).mT.contiguous().mT
+    found, expected = both(strided, labels_strided, kernel), both(logits, labels, kernel)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-6)
+
+
+@each_kernel
+@pytest.mark.parametrize("right", [0.05, 0.95])
+def test_hard_counts_are_those_of_sklearn(kernel, right):
+    logits, labels = batch(right=right)
+    found = soft_counts(logits, labels, ignore_index=VOID, kernel=kernel)[..., 3:]
+    for n in range(len(labels)):
+        kept = labels[n] != VOID
+        matrix = confusion_matrix(labels[n][kept], logits[n].argmax(0)[kept], labels=range(5))
+        tp = matrix.diagonal()
+        assert np.array_equal(found[n].numpy(), np.stack([tp, matrix.sum(0) - tp, matrix.sum(1) - tp], 1))
+
+
+@each_kernel
+def test_ties_go_to_the_first_class(kernel):
+    logits = torch.randint(2, (1, 4, 30, 30), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.randint(4, (1, 30, 30), generator=torch.Generator().manual_seed(1))
+    found, expected = (both(logits, labels, name) for name in (kernel, "reference"))
+    assert torch.equal(found[0][..., 3:], expected[0][..., 3:])
+    torch.testing.assert_close(found[1], expected[1])
+
+
+@each_kernel
+def test_gradients_sum_to_zero_over_classes_and_void_has_none(kernel):
+    logits, labels = batch()
+    _, gradient = both(logits, labels, kernel)
+    assert gradient.sum(1).abs().max() < 1e-6
+    void = (labels == VOID)[:, None].expand_as(logits)
+    assert (gradient[void] == 0).all()
+    assert (gradient[~void] != 0).any()
+
+
+@each_kernel
+def test_a_confident_pixel_keeps_its_gradient(kernel):
+    """1 - p_a is 0 in float32 from a logit gap of 17 on; its derivative is not."""
+    logits = torch.tensor([40.0, 0.0]).view(1, 2, 1, 1)
+    _, gradient = both(logits, torch.zeros(1, 1, 1, dtype=torch.int64), kernel)
+    _, expected = both(logits.double(), torch.zeros(1, 1, 1, dtype=torch.int64), "reference")
+    assert gradient[0, 1] != 0
+    torch.testing.assert_close(gradient[:, 1].double(), expected[:, 1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradient[:, 0], -gradient[:, 1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kernel", ["tiled", "native"])
+def test_gradcheck_and_second_derivatives(kernel):
+    logits, labels = batch(size=(2, 3, 3, 5), dtype=torch.float64)
+    logits.requires_grad_()
+
+    def soft(x):
+        return soft_counts(x, labels, ignore_index=VOID, kernel=kernel)[..., :3]
+
+    assert torch.autograd.gradcheck(soft, logits)
+    assert torch.autograd.gradgradcheck(soft, logits)
+
+
+@each_kernel
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", [0, 3])
+def test_nan_propagates(kernel, value, at):
+    logits, labels = batch(size=(2, 4, 9, 9))
+    labels[0, 2, 2] = 1
+    logits[0, at, 2, 2] = value
+    sums, gradient = both(logits, labels, kernel)
+    assert sums[0].isnan().any()
+    assert sums[1].isfinite().all()
+    assert gradient[0, :, 2, 2].isnan().any()
+    assert gradient[1].isfinite().all()
+
+
+@each_kernel
+def test_the_bits_depend_on_the_image_alone(kernel):
+    logits, labels = batch(size=(3, 5, 67, 241))
+    expected = both(logits, labels, kernel)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            assert all(map(torch.equal, both(logits, labels, kernel), expected))
+    finally:
+        torch.set_num_threads(threads)
+    parts = [soft_counts(logits[n : n + 1], labels[n : n + 1], ignore_index=VOID, kernel=kernel) for n in range(3)]
+    assert torch.equal(torch.cat(parts), expected[0])
+
+
+@each_kernel
+def test_opcheck(kernel):
+    logits, labels = batch(size=(2, 3, 5, 7))
+    grad = torch.randn(2, 3, 6)
+    torch.library.opcheck(kernels._forward, (logits.requires_grad_(), labels, VOID, kernel))
+    torch.library.opcheck(kernels._backward, (grad, logits.detach(), labels, VOID, kernel))
+
+
+@each_kernel
+def test_under_compile_in_one_graph(kernel):
+    logits, labels = batch(size=(2, 3, 9, 11))
+    graph = torch.compile(
+        lambda x: soft_counts(x, labels, ignore_index=VOID, kernel=kernel), fullgraph=True, backend="aot_eager"
+    )
+    x = logits.clone().requires_grad_()
+    sums = graph(x)
+    (gradient,) = torch.autograd.grad(sums[..., :3].square().sum(), x)
+    y = logits.clone().requires_grad_()
+    plain = soft_counts(y, labels, ignore_index=VOID, kernel=kernel)
+    (expected,) = torch.autograd.grad(plain[..., :3].square().sum(), y)
+    assert torch.equal(sums, plain)
+    assert torch.equal(gradient, expected)
+
+
+@each_kernel
+def test_under_autocast(kernel):
+    images = torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    _, labels = batch(size=(2, 4, 9, 11))
+    layer = torch.nn.Conv2d(3, 4, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = layer(images)
+        sums = soft_counts(logits, labels, ignore_index=VOID, kernel=kernel)
+    assert (logits.dtype, sums.dtype) == (torch.bfloat16, torch.float32)
+    sums[..., 0].sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().sum() > 0
+    torch.testing.assert_close(sums, counts.soft_counts(logits.double(), labels, ignore_index=VOID).float())
+
+
+@pytest.mark.parametrize("kernel", ["reference", "tiled"])
+@pytest.mark.parametrize("label", [5, -1])
+def test_a_bad_label_is_named(kernel, label):
+    logits, labels = batch()
+    labels[1, 2, 3] = label
+    message = rf"label {label} in image 1 of the batch, row 2, column 3; expected 0 to 4, or 255 for void"
+    with pytest.raises(DataError, match=message):
+        soft_counts(logits, labels, ignore_index=VOID, kernel=kernel)
+
+
+@each_kernel
+@pytest.mark.parametrize("label", [5, 254, -7])
+def test_a_bad_label_that_nobody_looked_for_is_nan(kernel, label):
+    """As on a GPU, where looking would hold up the step."""
+    logits, labels = batch(size=(2, 5, 9, 9))
+    labels[1, 2, 3] = label
+    logits.requires_grad_()
+    sums = kernels._forward(logits, labels, VOID, kernel)
+    (gradient,) = torch.autograd.grad(sums[..., :3].sum(), logits)
+    assert sums[1, :, :3].isnan().any()
+    assert sums[0].isfinite().all()
+    assert gradient[1, :, 2, 3].isnan().any()
+    assert gradient.isnan().any(1).sum() == 1
+
+
+def test_the_kernel_is_named_once(caplog):
+    logits, labels = batch(size=(1, 3, 4, 4))
+    kernels._module.cache_clear()
+    with caplog.at_level(logging.INFO, logger="surrogate_segmentation"):
+        for _ in range(3):
+            soft_counts(logits, labels, ignore_index=VOID)
+    assert [record.getMessage() for record in caplog.records] == ["one-vs-rest counts by the kernel tiled"]
+
+
+def test_without_a_compiler(monkeypatch):
+    logits, labels = batch(size=(1, 3, 4, 4))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native._library.cache_clear()
+    with pytest.raises(MissingExtraError, match="no C compiler"):
+        soft_counts(logits, labels, ignore_index=VOID, kernel="native")
+    native._library.cache_clear()
+
+
+def test_the_measure_takes_a_kernel_and_all_agree():
+    logits, labels = batch()
+    stats = {k: iou(num_classes=5, ignore_index=VOID, kernel=k).stats(logits, labels) for k in ("reference", "auto")}
+    torch.testing.assert_close(stats["auto"], stats["reference"], rtol=2e-5, atol=1e-6)
+    with pytest.raises(UsageError, match=r"measure\.kernel is 'fast'"):
+        iou(num_classes=5, ignore_index=VOID, kernel="fast")
+    with pytest.raises(DataError, match="logits have 5 classes, the data 4"):
+        iou(num_classes=4, ignore_index=VOID).stats(logits, labels)
+
+
+def test_triton_in_its_interpreter():
+    """In a process of its own: whether kernels are interpreted is settled when they are defined."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    code = textwrap.dedent("""
+        import torch
+        from surrogate_segmentation.kernels import soft_counts
+        g = torch.Generator().manual_seed(0)
+        logits = 3 * torch.randn(2, 3, 11, 13, generator=g)
+        logits[0, :, 0, :5] = 0.0
+        labels = torch.randint(3, (2, 11, 13), generator=g)
+        labels[torch.rand(2, 11, 13, generator=g) < 0.2] = 255
+        weights = torch.randn(2, 3, 6, generator=g)
+        def both(x, y, kernel):
+            x = x.detach().requires_grad_()
+            sums = soft_counts(x, y, ignore_index=255, kernel=kernel)
+            return sums.detach(), torch.autograd.grad((sums * weights).sum(), x)[0]
+        expected = both(logits.double(), labels, "reference")
+        for x in (logits, logits.to(memory_format=torch.channels_last), logits.mT.contiguous().mT):
+            found = both(x, labels.to(torch.uint8), "triton")
+            assert torch.equal(found[0][..., 3:].double(), expected[0][..., 3:])
+            for a, b in zip(found, expected):
+                torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-5)
+            assert (found[1].movedim(1, -1)[labels == 255] == 0).all()
+        alone = soft_counts(logits[1:], labels[1:], ignore_index=255, kernel="triton")
+        assert torch.equal(alone[0], soft_counts(logits, labels, ignore_index=255, kernel="triton")[1])
+        logits[1, 2, 3, 4], labels[1, 3, 4] = float("nan"), 0
+        assert both(logits, labels, "triton")[0][1].isnan().any()
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
