@@ -119,7 +119,9 @@ def _moves(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     generator = generator_of(seed, number, 1)
     for turn in range(settings.moves):
-        kind = (number * settings.moves + turn) % len(KINDS)
-        way = direction(KINDS[kind], outputs, ideal, generator)
-        stats, velocity, change_ = move(measure, outputs, targets, way, step=_STEP)
+        count = number * settings.moves + turn
+        kind = count % len(KINDS)
+        start = change(settings.moves_from[count // len(KINDS) % len(settings.moves_from)], outputs, ideal, generator)
+        way = direction(KINDS[kind], start, ideal, generator)
+        stats, velocity, change_ = move(measure, start, targets, way, step=_STEP)
         yield kind, torch.cat([stats, velocity], 1), change_

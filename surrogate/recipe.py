@@ -87,6 +87,9 @@ class CollectRecipe(Section):
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=3, ge=0)
     """Small feasible moves of the outputs recorded per batch, for the sign of the gradient."""
+    moves_from: tuple[str, ...] = Field(default=("model",), min_length=1)
+    """Regimes that the moves start from, in turn. A model that is right on all its training data needs more than its
+    own outputs: no small move of those changes the metric."""
     shard_rows: PositiveInt = 65536
 
 
