@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from surrogate.batches import chunks, generator_of, load_batches, shuffled
+from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffled
 from surrogate.engine import Engine
 from surrogate.moves import KINDS, direction, move
 from surrogate.progress import Progress, Stage
@@ -74,7 +74,7 @@ def collect(
     items = plan(len(dataset), settings, level=measure.level, seed=seed)
     first = min(rows.cursor, moves.cursor)
     model = engine.prepare(model).eval()
-    batches = engine.moved(load_batches(dataset, [item.indices for item in items[first:]]))
+    batches = engine.moved(_loaded(dataset, items, first, settings=settings, seed=seed))
     for number, (inputs, targets) in enumerate(batches, first):
         item = items[number]
         outputs = model(inputs).float()
@@ -94,6 +94,15 @@ def collect(
     rows.close()
     moves.close()
     yield Progress("collect", len(items), len(items), message=f"collected statistics of {len(items)} batches")
+
+
+def _loaded(dataset: Dataset, items: list[Item], first: int, *, settings: CollectRecipe, seed: int) -> Iterator[Batch]:
+    """The batches from number `first` on; augmented ones are drawn anew for each batch."""
+    if not settings.augment:
+        yield from load_batches(dataset, [item.indices for item in items[first:]])
+        return
+    for number in range(first, len(items)):
+        yield from load_batches(dataset, [items[number].indices], augment=(seed, number, 2))
 
 
 def move_columns(measure: Measure) -> tuple[str, ...]:
@@ -119,9 +128,7 @@ def _moves(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     generator = generator_of(seed, number, 1)
     for turn in range(settings.moves):
-        count = number * settings.moves + turn
-        kind = count % len(KINDS)
-        start = change(settings.moves_from[count // len(KINDS) % len(settings.moves_from)], outputs, ideal, generator)
-        way = direction(KINDS[kind], start, ideal, generator)
-        stats, velocity, change_ = move(measure, start, targets, way, step=_STEP)
+        kind = (number * settings.moves + turn) % len(KINDS)
+        way = direction(KINDS[kind], outputs, ideal, generator)
+        stats, velocity, change_ = move(measure, outputs, targets, way, step=_STEP)
         yield kind, torch.cat([stats, velocity], 1), change_

@@ -83,13 +83,13 @@ class CollectRecipe(Section):
     """How often the training split is gone through; at batch level in a new order each time."""
     pools: int = Field(default=10, ge=5)
     """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
+    augment: bool = False
+    """Whether samples come with their training augmentation. A model that is right on every sample as it is has but one
+    value of the metric to show; with augmentation, rows are recorded where training will be."""
     regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=3, ge=0)
     """Small feasible moves of the outputs recorded per batch, for the sign of the gradient."""
-    moves_from: tuple[str, ...] = Field(default=("model",), min_length=1)
-    """Regimes that the moves start from, in turn. A model that is right on all its training data needs more than its
-    own outputs: no small move of those changes the metric."""
     shard_rows: PositiveInt = 65536
 
 

@@ -26,7 +26,7 @@ def check_regimes(names: Iterable[str]) -> None:
     """Raises `UsageError` at a name that is no regime."""
     for name in names:
         if name not in REGIMES:
-            raise UsageError(f"collect: no regime {name!r}; {nearest(name, REGIMES)}")
+            raise UsageError(f"collect.regimes: no regime {name!r}; {nearest(name, REGIMES)}")
 
 
 def _model(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001

@@ -6,7 +6,7 @@ the statistics made of them:
 | family | explains | sums | statistics |
 |---|---|---|---|
 | confusion | functions of TP, FP, FN, TN: F-beta, MCC, kappa, IoU | `confusion_sums` | `confusion_stats` |
-| histogram | functions of scores by class: AUROC, AP, KS, calibration | `histogram_sums` | `histogram_stats` |
+| histogram | functions of scores: AUROC, AP, KS, calibration | `histogram_sums` | `curve_stats`, `tail_stats` |
 
 Outputs are logits `(B, C, ...)` and targets integer classes `(B, ...)`; an element is a sample of `(B, C)` outputs and
 a pixel of `(B, C, H, W)` ones. Elements labelled `ignore_index` are in no sum. Moving an element to its true class
@@ -25,22 +25,25 @@ from surrogate.protocols import Additive
 CONFUSION_COLUMNS = ("tp", "fp", "fn", "tn", "tp_mean", "fp_mean", "fn_mean", "tn_mean")
 """Soft counts as shares of their total, and the mean weight of the elements of each."""
 
-KNOTS = 64
+KNOTS = 128
 """Of a histogram, in all."""
-_THRESHOLDS = tuple(range(4, KNOTS, 4))
+_THRESHOLDS = tuple(range(8, KNOTS, 8))
 """Knots at which the share of a class above them is a statistic."""
+_SOFTNESS = (0.5, 2.0, 8.0)
+"""In knots: how far apart two scores are for the order of them to be sure. The sharp areas have the right values, the
+soft ones a gradient from further away."""
 _TOP = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Shares of all elements, highest scores first, in which the positives found are a statistic."""
 
-HISTOGRAM_COLUMNS = (
+CURVE_COLUMNS = (
     "positives",
-    *(f"pos_above_{knot}" for knot in _THRESHOLDS),
-    *(f"neg_above_{knot}" for knot in _THRESHOLDS),
-    "roc_area",
-    "pr_area",
+    *(f"roc_area_{softness:g}" for softness in _SOFTNESS),
+    *(f"pr_area_{softness:g}" for softness in _SOFTNESS),
     *(f"found_in_top_{share:g}" for share in _TOP),
 )
-"""Share of positives; tails of the distribution of each class; areas under the curves; the cumulative gains curve."""
+"""Share of positives, areas under the ROC and precision-recall curves, points of the cumulative gains curve."""
+TAIL_COLUMNS = (*(f"pos_above_{knot}" for knot in _THRESHOLDS), *(f"neg_above_{knot}" for knot in _THRESHOLDS))
+"""The distribution of each class: the share of it that lies above some knots."""
 
 
 def confusion_sums(outputs: Tensor, targets: Tensor, /, *, ignore_index: int | None = None) -> Tensor:
@@ -130,33 +133,46 @@ def histogram_sums(scores: Tensor, positive: Tensor, /, *, known: Tensor | None 
     return empty.scatter_add(1, index, shares[0]).scatter_add(1, index + 1, shares[1]).unsqueeze(1)
 
 
-def histogram_stats(sums: Tensor, /) -> Tensor:
-    """`(R, 2 * KNOTS)` sums to `(R, F)` statistics in [0, 1], as `HISTOGRAM_COLUMNS`; finite without a class too.
+def curve_stats(sums: Tensor, /) -> Tensor:
+    """`(R, 2 * KNOTS)` sums to `(R, F)` statistics in [0, 1], as `CURVE_COLUMNS`: what depends on the ranking.
 
-    Area under ROC: a positive counts the negatives below it, and half of those at its own knot. Area under
-    precision-recall: a positive counts the precision of all at its knot and above. Found in top q: a knot counts as far
-    as the share of elements above its middle is below q, softly, over about half of q.
+    Area under ROC: a negative counts the positives above it, softly. Area under precision-recall: a positive counts the
+    precision of all above it, softly. Found in top q: a positive counts as far as the share of elements above it is
+    below q, softly over about half of q. Finite where a class is absent too.
     """
+    pos, neg, prior = _shares(sums)
+    knots = torch.arange(KNOTS, device=sums.device, dtype=sums.dtype)
+    distance = knots.unsqueeze(1) - knots  # of the knot that is summed from the one it is summed for
+    roc, pr, found = [], [], []
+    for softness in _SOFTNESS:
+        above = torch.sigmoid(distance / softness)
+        pos_above, neg_above = pos @ above, neg @ above
+        hits, alarms = prior * pos_above, (1.0 - prior) * neg_above
+        roc.append((neg * pos_above).sum(1, keepdim=True))
+        pr.append((pos * hits / (hits + alarms).clamp_min(1e-12)).sum(1, keepdim=True))
+        if softness == _SOFTNESS[0]:
+            found = [(pos * torch.sigmoid((q - hits - alarms) / (0.25 * q))).sum(1, keepdim=True) for q in _TOP]
+    return torch.cat([prior, *roc, *pr, *found], 1)
+
+
+def tail_stats(sums: Tensor, /) -> Tensor:
+    """`(R, 2 * KNOTS)` sums to `(R, F)` statistics in [0, 1], as `TAIL_COLUMNS`: what depends on the scores themselves.
+
+    With the share of positives among `CURVE_COLUMNS`, all that KS or a calibration error needs.
+    """
+    pos, neg, _ = _shares(sums)
+    thresholds = torch.tensor(_THRESHOLDS, device=sums.device)
+    return torch.cat([side.flip(1).cumsum(1).flip(1).index_select(1, thresholds) for side in (pos, neg)], 1)
+
+
+def _shares(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both histograms `(R, KNOTS)` as shares of their class, 0 where it is absent, and `(R, 1)` share of positives."""
     positives, negatives = sums[:, :KNOTS], sums[:, KNOTS:]
     size = positives.sum(1, keepdim=True), negatives.sum(1, keepdim=True)
-    pos, neg = positives / size[0].clamp_min(1e-12), negatives / size[1].clamp_min(1e-12)
     prior = size[0] / (size[0] + size[1]).clamp_min(1e-12)
-    pos_above, neg_above = _from_above(pos), _from_above(neg)
-    roc = (neg * (pos_above - 0.5 * pos)).sum(1, keepdim=True)
-    hits, alarms = prior * pos_above, (1.0 - prior) * neg_above
-    pr = (pos * hits / (hits + alarms).clamp_min(1e-12)).sum(1, keepdim=True)
-    middle = hits + alarms - 0.5 * (prior * pos + (1.0 - prior) * neg)
-    found = [(pos * torch.sigmoid((share - middle) / (0.25 * share))).sum(1, keepdim=True) for share in _TOP]
-    thresholds = torch.tensor(_THRESHOLDS, device=sums.device)
-    tails = pos_above.index_select(1, thresholds), neg_above.index_select(1, thresholds)
-    return torch.cat([prior, *tails, roc, pr, *found], 1)
+    return positives / size[0].clamp_min(1e-12), negatives / size[1].clamp_min(1e-12), prior
 
 
 def wide(outputs: Tensor) -> Tensor:
     """As they are, or in fp32 where that is wider."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-
-
-def _from_above(shares: Tensor) -> Tensor:
-    """`(R, KNOTS)` sums over each knot and all above it."""
-    return shares.flip(1).cumsum(1).flip(1)

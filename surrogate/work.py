@@ -123,7 +123,7 @@ def claim_run(work: Work) -> None:
     Names are checked, the data is opened and the measure built first: what is wrong should leave nothing behind, and
     not be told after an hour of training.
     """
-    check_regimes((*work.recipe.collect.regimes, *work.recipe.collect.moves_from))
+    check_regimes(work.recipe.collect.regimes)
     check_inputs(work.recipe.fit.columns, work.measure.columns)
     for folder in (work.run.root, *work.run.root.rglob("*/")):
         sweep(folder)

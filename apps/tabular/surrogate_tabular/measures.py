@@ -17,13 +17,15 @@ from surrogate.errors import UsageError, nearest
 from surrogate.protocols import Level, Measure, StatsExtractor
 from surrogate.statistics import (
     CONFUSION_COLUMNS,
-    HISTOGRAM_COLUMNS,
+    CURVE_COLUMNS,
+    TAIL_COLUMNS,
     class_score,
     confusion_additive,
     confusion_stats,
     confusion_sums,
-    histogram_stats,
+    curve_stats,
     histogram_sums,
+    tail_stats,
 )
 from surrogate_tabular import exact
 
@@ -82,9 +84,9 @@ def standard_statistics(level: Level) -> tuple[StatsExtractor, tuple[str, ...]]:
         counted = confusion_sums(outputs, targets)[:, 1:]
         binned = histogram_sums(class_score(outputs), targets == 1)
         pooled = [sums.flatten(0, 1) if level == "sample" else sums.sum(0) for sums in (counted, binned)]
-        return torch.cat([confusion_stats(pooled[0]), histogram_stats(pooled[1])], 1)
+        return torch.cat([confusion_stats(pooled[0]), curve_stats(pooled[1]), tail_stats(pooled[1])], 1)
 
-    return stats, CONFUSION_COLUMNS + HISTOGRAM_COLUMNS
+    return stats, CONFUSION_COLUMNS + CURVE_COLUMNS + TAIL_COLUMNS
 
 
 def _of_counts(metric: Callable[[Tensor], Tensor], level: Level, *, low: float = 0.0) -> Measure:
@@ -104,6 +106,6 @@ def _of_ranking(value: Callable[[exact.Ranking], Tensor]) -> Measure:
         positive = targets == 1
         sums = histogram_sums(class_score(outputs), positive).sum(0)
         both = positive.any() & ~positive.all()
-        return torch.where(both, histogram_stats(sums), torch.nan)
+        return torch.where(both, curve_stats(sums), torch.nan)
 
-    return Measure(metric, stats, HISTOGRAM_COLUMNS, level="batch")
+    return Measure(metric, stats, CURVE_COLUMNS, level="batch")

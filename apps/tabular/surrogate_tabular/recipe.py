@@ -35,7 +35,7 @@ class TableRecipe(Section):
     """Share of the samples in the validation split, and again in the test split."""
     seed: NonNegativeInt = 0
     """Of which positives are kept and which sample is in which split."""
-    noise: NonNegativeFloat = 0.0
+    noise: NonNegativeFloat = 1.0
     """Spread of the noise added to the training inputs, in their standard deviations."""
 
 
@@ -57,12 +57,16 @@ class TabularTrainRecipe(TrainRecipe):
 
 
 class TabularCollectRecipe(CollectRecipe):
-    """Small data makes few batches: it is gone through often, in few pools, so that a pool fills a batch."""
+    """Small data makes few batches: it is gone through often, in few pools, so that a pool fills a batch.
+
+    With the noise of training: without it, a model that is right on all its training data shows one value alone.
+    """
 
     batch_size: PositiveInt = 128
-    passes: PositiveInt = 60
+    augment: bool = True
+    passes: PositiveInt = 50
+    moves: int = Field(default=6, ge=0)
     pools: int = Field(default=5, ge=5)
-    moves_from: tuple[str, ...] = ("model", "noisy", "shifted", "softer", "away")
 
 
 class TabularFitRecipe(FitRecipe):
