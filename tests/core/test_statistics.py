@@ -139,7 +139,9 @@ def test_unknown_elements_are_in_no_histogram() -> None:
 
 def test_sharp_areas_are_the_areas_under_the_curves() -> None:
     scores, positive = binary(2000)
-    stats = dict(zip(CURVE_COLUMNS, curve_stats(histogram_sums(scores[None], positive[None])[0])[0].tolist(), strict=True))
+    stats = dict(
+        zip(CURVE_COLUMNS, curve_stats(histogram_sums(scores[None], positive[None])[0])[0].tolist(), strict=True)
+    )
     assert stats["positives"] == pytest.approx(positive.double().mean().item())
     assert stats["roc_area_0.5"] == pytest.approx(roc_auc_score(positive, scores), abs=0.005)
     assert stats["pr_area_0.5"] == pytest.approx(average_precision_score(positive, scores), abs=0.02)

@@ -81,8 +81,9 @@ class SmoothAP(nn.Module):
         score, positive = class_score(outputs), (targets == 1).to(torch.promote_types(outputs.dtype, torch.float32))
         above = torch.sigmoid((score.unsqueeze(0) - score.unsqueeze(1)) / self.temperature)  # [i, j]: j above i
         above = above * (1.0 - torch.eye(len(score), device=score.device, dtype=score.dtype))
-        precision = (1.0 + above @ positive) / (1.0 + above.sum(1))
-        loss: Tensor = (positive * (1.0 - precision)).sum() / positive.sum().clamp_min(1.0)
+        hits, alarms = above @ positive, above @ (1.0 - positive)
+        missed = alarms / (1.0 + hits + alarms)  # 1 - precision, and exactly 0 without a negative
+        loss: Tensor = (positive * missed).sum() / positive.sum().clamp_min(1.0)
         return loss
 
 
