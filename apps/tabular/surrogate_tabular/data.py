@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.model_selection import train_test_split
 from torch import Generator, Tensor
 
 from surrogate.errors import DataError
@@ -80,6 +78,8 @@ def open_table(recipe: TableRecipe) -> Table:
 
 def _read(recipe: TableRecipe) -> tuple[np.ndarray, np.ndarray, str]:
     """`(N, D)` float64 inputs, `(N,)` int64 classes, and what they are."""
+    from sklearn.datasets import load_breast_cancer, load_digits  # here and below: it loads slowly, and rich with it
+
     if recipe.path == "digits":
         inputs, labels = load_digits(return_X_y=True)
         return inputs, (labels == recipe.digit).astype(np.int64), f"digits, {recipe.digit} against the rest"
@@ -98,6 +98,8 @@ def _unbalanced(targets: np.ndarray, *, share: float, seed: int) -> np.ndarray:
 
 def _split(kept: np.ndarray, targets: np.ndarray, *, share: float, seed: int, title: str) -> dict[str, np.ndarray]:
     """Sample numbers of train, val and test, ascending, each with the same share of positives."""
+    from sklearn.model_selection import train_test_split
+
     least = int(np.bincount(targets[kept], minlength=2).min())
     if least * share < LEAST:
         raise DataError(

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sklearn.metrics import precision_recall_curve, roc_curve
 from torch import Tensor
 
 from surrogate_tabular import exact
@@ -30,6 +29,7 @@ def curves(path: Path, scores: Mapping[str, Tensor], positive: Tensor) -> list[P
     if importlib.util.find_spec("matplotlib") is None or not both:
         return []
     from matplotlib.figure import Figure
+    from sklearn.metrics import precision_recall_curve, roc_curve
 
     figure = Figure(figsize=(10.0, 4.6), dpi=130, facecolor="white", layout="constrained")
     left, right = figure.subplots(1, 2)
