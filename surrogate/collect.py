@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.additive import batch_sums, continued, observed
-from surrogate.batches import chunks, generator_of, load_batches, shuffled
+from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffled
 from surrogate.engine import Engine
 from surrogate.moves import KINDS, STEPS, direction, move
 from surrogate.progress import Progress, Stage
@@ -78,7 +78,7 @@ def collect(
         first = max((n for n, item in enumerate(items[: first + 1]) if item.first), default=0)
     running = Running(measure, len(settings.regimes))
     model = engine.prepare(model).eval()
-    batches = engine.moved(load_batches(dataset, [item.indices for item in items[first:]]))
+    batches = engine.moved(_loaded(dataset, items, first, settings=settings, seed=seed))
     for number, (inputs, targets) in enumerate(batches, first):
         item = items[number]
         outputs = model(inputs).float()
@@ -127,6 +127,15 @@ class Running:
         if self._measure.level == "dataset":
             sums, before = batch_sums(self._measure, outputs, targets), self._sums[regime]
             self._sums[regime] = sums if before is None else before + sums
+
+
+def _loaded(dataset: Dataset, items: list[Item], first: int, *, settings: CollectRecipe, seed: int) -> Iterator[Batch]:
+    """The batches from number `first` on; augmented ones are drawn anew for each batch."""
+    if not settings.augment:
+        yield from load_batches(dataset, [item.indices for item in items[first:]])
+        return
+    for number in range(first, len(items)):
+        yield from load_batches(dataset, [items[number].indices], augment=(seed, number, 2))
 
 
 def move_columns(measure: Measure) -> tuple[str, ...]:

@@ -90,6 +90,9 @@ class CollectRecipe(Section):
     """How often the training split is gone through; at batch level in a new order each time."""
     pools: int = Field(default=10, ge=5)
     """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
+    augment: bool = False
+    """Whether samples come with their training augmentation. A model that is right on every sample as it is has but one
+    value of the metric to show; with augmentation, rows are recorded where training will be."""
     regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away", "empty", "perfect")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=4, ge=0)

@@ -53,7 +53,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_the_apps_are_the_ones_this_file_looks_at() -> None:
-    assert set(APPS) == {"surrogate_segmentation", "surrogate_toy"}
+    assert set(APPS) == {"surrogate_segmentation", "surrogate_tabular", "surrogate_toy"}
 
 
 def test_the_core_imports_no_app_no_cli_and_nothing_of_the_screen() -> None:
@@ -117,10 +117,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
         yield archive
 
 
-def test_the_wheel_brings_four_names_that_are_ours(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_brings_five_names_that_are_ours(wheel: zipfile.ZipFile) -> None:
     names = {name.split("/")[0] for name in wheel.namelist()}
     metadata = {name for name in names if name.endswith(".dist-info")}
-    assert names - metadata == {"surrogate", "surrogate_segmentation", "surrogate_toy", "surrogate_cli"}
+    assert names - metadata == {"surrogate", *APPS, "surrogate_cli"}
     assert len(metadata) == 1
 
 
@@ -139,8 +139,9 @@ def test_the_wheel_announces_program_apps_and_measures(wheel: zipfile.ZipFile) -
     points = configparser.ConfigParser()
     points.read_string(wheel.read(name).decode())
     assert dict(points["console_scripts"]) == {"surrogate": "surrogate_cli.main:app"}
-    assert dict(points["surrogate.apps"]) == {"segmentation": "surrogate_segmentation:app", "toy": "surrogate_toy:app"}
-    for app in ("segmentation", "toy"):
+    known = ("segmentation", "tabular", "toy")
+    assert dict(points["surrogate.apps"]) == {app: f"surrogate_{app}:app" for app in known}
+    for app in known:
         targets = list(points[f"surrogate.measures.{app}"].values())
         assert targets
         assert all(target.startswith(f"surrogate_{app}.") for target in targets)

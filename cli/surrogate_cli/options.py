@@ -16,6 +16,7 @@ RECIPE_KEYS = {
     "data": "data.path",
     "layout": "data.layout",
     "size": "data.size",
+    "target": "data.target",
     "model": "model.name",
     "weights": "model.weights",
     "measure": "measure.name",
@@ -53,9 +54,12 @@ class StageOptions:
         list[str] | None,
         run_option("--set", metavar="KEY=VALUE", help="Any recipe key: fit.depth=3; may be repeated."),
     ] = None
-    data: Annotated[str | None, setting(metavar="PATH|NAME", help="Data folder, or embedded data by name.")] = None
+    data: Annotated[str | None, setting(metavar="PATH|NAME", help="Data folder or file, or embedded data by name.")] = (
+        None
+    )
     layout: Annotated[str | None, setting(metavar="NAME", help="auto, voc, cityscapes, camvid or folder.")] = None
     size: Annotated[str | None, setting(metavar="HxW", help="Resize images to it, such as 120x160.")] = None
+    target: Annotated[str | None, setting(metavar="NAME", help="Column of a table that holds the class.")] = None
     model: Annotated[str | None, setting(metavar="NAME", help="Network by name, or pkg.mod:factory.")] = None
     weights: Annotated[str | None, setting(metavar="FILE", help="Weights to start from: .safetensors, .pt.")] = None
     measure: Annotated[str | None, setting(metavar="NAME", help="Metric; see `surrogate measures`.")] = None

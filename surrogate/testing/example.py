@@ -17,7 +17,8 @@ from surrogate.testing.measures import measure_outcomes
 
 Samples = tuple[Tensor, Tensor]
 Void = Callable[[Tensor], Tensor]
-_SAMPLES = (3, 12, 48, 192)
+SIZES = (3, 12, 48, 192)
+"""Samples that are tried until a measure has a value: a rare class is not among three."""
 
 
 class Example(NamedTuple):
@@ -44,7 +45,7 @@ def measure_example(name: str, *, app: str) -> Example:
     task = application.open(recipe)
     measure = plugins.load_measure(app, name, facts=task.facts, options={})
     void = application.standard(**plugins.asked(application.standard, task.facts)).void
-    for count in _SAMPLES:
+    for count in SIZES:
         example = _example(measure, task, example_of(task.dataset("val"), count), void=void, seed=recipe.seed)
         if _has_value(example):
             break

@@ -1,8 +1,8 @@
 """The CUDA kernel: two launches forward, one backward. The formulas are in `__init__.py`.
 
 A program takes BLOCK neighbouring pixels, once for the highest logit and once for the exponentials: the second read
-comes from the cache. Sums go by class without atomics: a program writes the (C, 6) sums of its own tile, a second launch
-adds the tiles up in fp64, in their order. So the bits depend on nothing but the image.
+comes from the cache. Sums go by class without atomics: a program writes the (C, 6) sums of its own tile, a second
+launch adds the tiles up in fp64, in their order. So the bits depend on nothing but the image.
 """
 
 from __future__ import annotations

@@ -1,0 +1,115 @@
+"""The tabular app: a table, a small network, losses and metrics of two classes behind the protocols of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from surrogate.checkpoint import load_weights
+from surrogate.errors import UsageError
+from surrogate.recipe import Recipe
+from surrogate_tabular import figures
+from surrogate_tabular.baselines import BASELINES, baseline
+from surrogate_tabular.data import Rows, open_table
+from surrogate_tabular.measures import BETA, EXAMPLE, K, standard
+from surrogate_tabular.recipe import TabularRecipe
+from surrogate_tabular.score import TabularScore
+
+_CONFIDENT = 6.0
+"""Log-odds of the true class in perfect outputs, at least: a probability of 0.998."""
+
+
+class TabularApp:
+    """What the entry point `tabular` names."""
+
+    recipe = TabularRecipe
+    recipes: Mapping[str, Path] = {  # noqa: RUF012: read only
+        path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
+    }
+    baselines = BASELINES
+    standard = staticmethod(standard)
+    example = EXAMPLE
+
+    def open(self, recipe: Recipe) -> TabularTask:
+        """Reads and checks the table of the recipe."""
+        if not isinstance(recipe, TabularRecipe):
+            raise UsageError(f"a recipe of app {recipe.app!r} was given to tabular")
+        return TabularTask(recipe)
+
+
+class TabularTask:
+    """Two classes of one table, told apart by one network."""
+
+    facts: Mapping[str, Any] = {}
+    headlines: Mapping[str, str] = {  # noqa: RUF012: read only
+        name: name.replace("-", "_")
+        for name in ("fbeta", "mcc", "kappa", "balanced-accuracy", "auroc", "average-precision", "precision-at-k")
+    }
+
+    def __init__(self, recipe: TabularRecipe) -> None:
+        self.recipe = recipe
+        self.table = open_table(recipe.data)
+        sizes = ", ".join(
+            f"{len(split)} {name} ({int(split.targets.sum())} positive)" for name, split in self.table.splits.items()
+        )
+        self.about = f"{self.table.title}: {sizes}, {self.table.features} inputs"
+
+    def dataset(self, split: str) -> Rows:
+        """A split by name."""
+        if split not in self.table.splits:
+            raise UsageError(f"--split {split}: expected train, val or test")
+        return self.table.splits[split]
+
+    def model(self) -> nn.Module:
+        """A perceptron from `(B, D)` inputs to `(B, 2)` logits, or the weights that the recipe names."""
+        settings = self.recipe.model
+        layers: list[nn.Module] = []
+        for number in range(settings.depth):
+            layers += [nn.Linear(settings.width if number else self.table.features, settings.width), nn.ReLU()]
+        model = nn.Sequential(*layers, nn.Linear(settings.width if layers else self.table.features, 2))
+        if settings.weights:
+            load_weights(Path(settings.weights), model)
+        return model
+
+    def baseline(self, name: str) -> nn.Module:
+        """A hand-made loss by name."""
+        return baseline(name, class_counts=self.table.class_counts())
+
+    def score(self) -> TabularScore:
+        """All seven metrics, with the beta or k of the recipe's measure where it sets one."""
+        options = self.recipe.measure.options
+        return TabularScore(beta=options.get("beta", BETA), k=options.get("k", K))
+
+    def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Every sample confidently right, and never less so than it is."""
+        middle = outputs.mean(1)
+        sign = torch.where(targets == 1, 1.0, -1.0).to(outputs)
+        margin = sign * (sign * (outputs[:, 1] - outputs[:, 0])).clamp_min(_CONFIDENT)
+        return torch.stack([middle - 0.5 * margin, middle + 0.5 * margin], 1)
+
+    def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:  # noqa: ARG002
+        """Nothing beyond what the core reports."""
+        return {}, []
+
+    @torch.no_grad()
+    def figures(
+        self,
+        folder: Path,
+        models: Mapping[str, nn.Module],
+        scores: Mapping[str, Mapping[str, Any]],  # noqa: ARG002
+    ) -> list[Path]:
+        """ROC and precision-recall curves of each model on the test split."""
+        rows = self.dataset("test")
+        curves = {}
+        for name, model in models.items():
+            score, device = self.score(), next(model.parameters()).device
+            score.update(model.eval()(rows.inputs.to(device)), rows.targets.to(device))
+            curves[name] = score.collected()[0]
+        return figures.curves(folder / "curves.png", curves, rows.targets == 1)
+
+
+app = TabularApp()

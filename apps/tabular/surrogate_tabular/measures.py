@@ -1,0 +1,128 @@
+"""Seven metrics of binary classification next to the soft statistics that explain them.
+
+Outputs are logits `(B, 2)`, targets `(B,)` int64, class 1 the positive one. A row speaks of a batch; it is undefined
+where the batch has one class alone. Metrics of counts are additive and so exist at level "dataset" as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from surrogate.additive import additive_measure
+from surrogate.errors import UsageError, nearest
+from surrogate.protocols import Level, Measure, Standard, StatsExtractor, View
+from surrogate.statistics import (
+    CONFUSION_COLUMNS,
+    CURVE_COLUMNS,
+    TAIL_COLUMNS,
+    class_score,
+    confusion_additive,
+    confusion_stats,
+    confusion_sums,
+    curve_stats,
+    histogram_sums,
+    tail_stats,
+)
+from surrogate_tabular import exact
+
+BETA = 2.0
+"""Of F-beta: recall counts twice as much as precision."""
+K = 0.02
+"""Of precision at k: the share of samples that are looked at."""
+
+
+def fbeta(*, beta: float = BETA, level: Level = "batch") -> Measure:
+    """F-beta of the positive class; raises `UsageError` for a beta that is not above 0."""
+    if not beta > 0:
+        raise UsageError(f"measure.beta is {beta}; expected a number above 0")
+    return _of_counts(partial(exact.f_beta, beta=beta), level)
+
+
+def mcc(*, level: Level = "batch") -> Measure:
+    """Matthews correlation coefficient."""
+    return _of_counts(exact.mcc, level, low=-1.0)
+
+
+def kappa(*, level: Level = "batch") -> Measure:
+    """Cohen's kappa between prediction and truth."""
+    return _of_counts(exact.kappa, level, low=-1.0)
+
+
+def balanced_accuracy(*, level: Level = "batch") -> Measure:
+    """Mean recall of the two classes."""
+    return _of_counts(exact.balanced_accuracy, level)
+
+
+def auroc() -> Measure:
+    """Area under the ROC curve."""
+    return _of_ranking(exact.auroc)
+
+
+def average_precision() -> Measure:
+    """Area under the precision-recall curve, in steps."""
+    return _of_ranking(exact.average_precision)
+
+
+def precision_at_k(*, k: float = K) -> Measure:
+    """Precision among the share `k` of samples that score highest; raises `UsageError` for a k not in (0, 1]."""
+    if not 0 < k <= 1:
+        raise UsageError(f"measure.k is {k}; expected a share of the samples, in (0, 1]")
+    return _of_ranking(partial(exact.precision_at_k, k=k))
+
+
+def standard_statistics(level: Level) -> tuple[StatsExtractor, tuple[str, ...]]:
+    """What explains any metric of these outputs: confusion counts and score histograms, and the names of the columns.
+
+    Rows are the batch, or its samples at level "sample"; all of them finite.
+    """
+
+    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        counted = confusion_sums(outputs, targets)[:, 1:]
+        binned = histogram_sums(class_score(outputs), targets == 1)
+        pooled = [sums.flatten(0, 1) if level == "sample" else sums.sum(0) for sums in (counted, binned)]
+        return torch.cat([confusion_stats(pooled[0]), curve_stats(pooled[1]), tail_stats(pooled[1])], 1)
+
+    return stats, CONFUSION_COLUMNS + CURVE_COLUMNS + TAIL_COLUMNS
+
+
+EXAMPLE = '''
+def metric(prediction, target):
+    """Share of the negatives that are told as such; prediction and target are the `(B,)` classes of a batch."""
+    return float((prediction[target == 0] == 0).float().mean())
+'''
+
+
+def standard(*, level: Level = "batch") -> Standard:
+    """For plain functions of a batch: its `(B,)` classes (the usual view) or `(B,)` probabilities of class 1."""
+    stats, columns = standard_statistics(level)
+    views: dict[str, View] = {
+        "labels": lambda outputs, targets, /: (outputs.argmax(1), targets),
+        "scores": lambda outputs, targets, /: (outputs.detach().float().softmax(1)[:, 1], targets),
+    }
+    return Standard(stats, columns, views)
+
+
+def _of_counts(metric: Callable[[Tensor], Tensor], level: Level, *, low: float = 0.0) -> Measure:
+    if level not in ("batch", "dataset"):
+        raise UsageError(
+            f"measure.level is {level!r}; {nearest(level, ('batch', 'dataset'))}: one sample has one class"
+        )
+    counted = confusion_additive(metric, positive=1)
+    return additive_measure(counted, CONFUSION_COLUMNS, level=level, bounds=(low, 1.0))
+
+
+def _of_ranking(value: Callable[[exact.Ranking], Tensor]) -> Measure:
+    def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return value(exact.ranking(class_score(outputs), targets == 1)).view(1)
+
+    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        positive = targets == 1
+        sums = histogram_sums(class_score(outputs), positive).sum(0)
+        both = positive.any() & ~positive.all()
+        return torch.where(both, curve_stats(sums), torch.nan)
+
+    return Measure(metric, stats, CURVE_COLUMNS, level="batch")

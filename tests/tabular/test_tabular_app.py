@@ -1,0 +1,124 @@
+"""The tabular app: contracts of app and measures, perfect outputs, figures, a run from a CSV to a finetuned model."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from surrogate import plugins
+from surrogate.errors import UsageError
+from surrogate.recipe import build, read_toml
+from surrogate.testing import check_app, check_measure
+from surrogate_tabular import app
+from surrogate_tabular.app import TabularTask
+from surrogate_tabular.measures import fbeta, mcc, precision_at_k, standard_statistics
+from surrogate_tabular.recipe import TabularRecipe
+
+MEASURES = tuple(TabularTask.headlines)
+SMALL = {"app": "tabular", "data": {"path": "cancer"}}
+
+
+@pytest.fixture(scope="module")
+def task() -> TabularTask:
+    return app.open(build(TabularRecipe, SMALL, where="test"))
+
+
+def outputs() -> tuple[torch.Tensor, torch.Tensor]:
+    """40 samples, a quarter of them positive, some on the wrong side."""
+    targets = (torch.arange(40) % 4 == 0).long()
+    logits = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    logits[:, 1] += 1.5 * targets - 1.0
+    return logits, targets
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_measures_keep_the_contract(name: str, task: TabularTask) -> None:
+    logits, targets = outputs()
+    measure = plugins.load_measure("tabular", name, facts=task.facts, options={})
+    check_measure(measure, logits, targets, perfect=task.perfect(logits, targets))
+
+
+def test_every_installed_measure_has_an_exact_number_that_checkpoints_are_chosen_by(task: TabularTask) -> None:
+    assert {plugin.name for plugin in plugins.listed("surrogate.measures.tabular")} == set(MEASURES)
+    logits, targets = outputs()
+    score = task.score()
+    score.update(logits, targets)
+    found = score.compute()
+    for name, key in task.headlines.items():
+        measure = plugins.load_measure("tabular", name, facts=task.facts, options={})
+        assert float(measure.metric(logits, targets)) == pytest.approx(found[key], abs=1e-6)
+
+
+@pytest.mark.parametrize("path", ["digits", "cancer"])
+def test_the_app_keeps_the_contract(path: str) -> None:
+    check_app(app, build(TabularRecipe, {"app": "tabular", "data": {"path": path}}, where="test"))
+
+
+def test_a_batch_of_one_class_is_undefined() -> None:
+    logits, targets = outputs()
+    for name in MEASURES:
+        measure = plugins.load_measure("tabular", name, facts={}, options={})
+        for row in (targets == 1, targets == 0):
+            assert bool(measure.metric(logits[row], targets[row]).isnan().all())
+            assert bool(measure.stats(logits[row], targets[row]).isnan().all())
+
+
+def test_settings_of_measures_reach_the_score_and_bad_ones_are_told() -> None:
+    table = {"measure": {"name": "fbeta", "beta": 0.5}, **SMALL}
+    assert "beta=0.5" in app.open(build(TabularRecipe, table, where="test")).score().spec
+    for wrong in (lambda: fbeta(beta=0), lambda: precision_at_k(k=2.0), lambda: mcc(level="sample")):
+        with pytest.raises(UsageError, match="measure"):
+            wrong()
+
+
+def test_standard_statistics_have_a_finite_row_for_the_batch_or_for_each_sample() -> None:
+    logits, targets = outputs()
+    for level, rows in (("batch", 1), ("dataset", 1), ("sample", 40)):
+        stats, columns = standard_statistics(level)
+        found = stats(logits, targets)
+        assert found.shape == (rows, len(columns)) == (rows, len(set(columns)))
+        assert bool(found.isfinite().all())
+
+
+def test_perfect_outputs_are_right_and_never_less_sure_than_the_outputs(task: TabularTask) -> None:
+    logits, targets = outputs()
+    logits = 20 * logits
+    gap, ideal = (z[:, 1] - z[:, 0] for z in (logits, task.perfect(logits, targets)))
+    sign = torch.where(targets == 1, 1.0, -1.0)
+    assert bool((sign * ideal >= 6.0).all())
+    assert bool((sign * ideal >= sign * gap - 1e-4).all())
+
+
+@pytest.mark.parametrize("name", sorted(app.recipes))
+def test_shipped_recipes_open(name: str) -> None:
+    assert app.open(build(TabularRecipe, read_toml(app.recipes[name]), where=name)).about
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the extra [plot] is not installed")
+def test_curves_are_drawn(task: TabularTask, tmp_path: Path) -> None:
+    (path,) = task.figures(tmp_path, {"before": task.model(), "after": task.model()}, {"before": {}, "after": {}})
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert len(image.convert("RGB").resize((200, 100)).getcolors(20000)) > 20
+
+
+def test_a_csv_runs_from_the_command_line_to_a_finetuned_model(surrogate_cli, tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, generator=draw)
+    sick = x[:, 0] + 0.5 * torch.randn(200, generator=draw) > 0.8
+    rows = [",".join(f"{v:.4f}" for v in row) + f",{int(y)}" for row, y in zip(x.tolist(), sick, strict=True)]
+    path = tmp_path / "people.csv"
+    path.write_text("a,b,c,sick\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    sets = ["data.keep=1.0", "train.epochs=2", "finetune.epochs=2", "collect.passes=4", "fit.epochs=5"]
+    common = ["--app", "tabular", "--run", tmp_path / "run", "--data", path, "--target", "sick", "--json"]
+    options = [option for entry in sets for option in ("--set", entry)]
+    ended = surrogate_cli("finetune", *common, *options, "--measure", "auroc")
+    assert ended.code == 0, ended.err
+    assert ended.json["after"]["val"]["auroc"] >= ended.json["before"]["val"]["auroc"]
+    other = surrogate_cli("finetune", "--run", tmp_path / "run", "--loss", "auc-logistic", "--json")
+    assert other.code == 0, other.err
+    assert set(other.json["losses"]) == {"surrogate", "auc-logistic"}
