@@ -48,7 +48,13 @@ class SegmentationApp:
 class SegmentationTask:
     """Segmentation of one data set by one network."""
 
-    headlines: Mapping[str, str] = {"iou": "miou"}  # noqa: RUF012: read only
+    headlines: Mapping[str, str] = {  # noqa: RUF012: read only
+        "iou": "miou",
+        "image-iou": "image_miou",
+        "worst-quartile-iou": "worst_quartile_miou",
+        "boundary-iou": "boundary_iou",
+        "boundary-f1": "boundary_f1",
+    }
 
     def __init__(self, recipe: SegmentationRecipe) -> None:
         self.recipe = recipe
@@ -89,8 +95,12 @@ class SegmentationTask:
         )
 
     def score(self) -> SegmentationScore:
-        """mIoU and its parts."""
-        return SegmentationScore(self.data.classes, ignore_index=self.data.ignore_index)
+        """mIoU and its parts, of images and of boundaries too."""
+        return SegmentationScore(
+            self.data.classes,
+            ignore_index=self.data.ignore_index,
+            boundary_width=self.recipe.score.boundary_width,
+        )
 
     def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Confident logits of the true class; at void pixels the outputs as they are."""

@@ -56,6 +56,14 @@ class SegmentationMeasureRecipe(MeasureRecipe):
     name: str = "iou"
 
 
+class ScoreRecipe(Section):
+    """How the reported numbers are counted."""
+
+    boundary_width: PositiveInt = 2
+    """Pixels: of the bands of boundary IoU, and within which boundary F1 finds a boundary. A boundary measure has a
+    `width` of its own."""
+
+
 class SegmentationRecipe(Recipe):
     """A whole run of the segmentation app."""
 
@@ -63,3 +71,4 @@ class SegmentationRecipe(Recipe):
     measure: SegmentationMeasureRecipe = SegmentationMeasureRecipe()
     data: DataRecipe = DataRecipe()
     model: NetworkRecipe = NetworkRecipe()
+    score: ScoreRecipe = ScoreRecipe()
