@@ -4,7 +4,6 @@ In a project of your own, your data and the file that `surrogate fit` wrote for 
 """
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,16 @@ CLASSES, VOID = 7, 255
 TINY = {
     "data.size": SIZE,
     "model.width": 4,
-    "train.epochs": 3,
+    "train.epochs": 1,
     "train.lr": 0.005,
-    "fit.epochs": 40,
+    "train.batch_size": 32,
+    "collect.batch_size": 32,
+    "collect.regimes": ("model", "noisy", "towards"),
+    "fit.epochs": 10,
+    "fit.width": 32,
+    "data.augment": False,
 }
+"""Settings that fit in seconds, for a demonstration; `surrogate fit` without them for anything else."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
 
 
 def read_arguments() -> Arguments:
-    """The surrogate of the command line; where it names none, one is fitted in half a minute."""
+    """The surrogate of the command line; where it names none, a tiny one is fitted first."""
     parser = argparse.ArgumentParser(description="Train through a learned loss for a few steps.")
     parser.add_argument("surrogate", type=Path, nargs="?", help="a surrogate.safetensors; none: a tiny one is fitted")
     parser.add_argument("--steps", type=int, default=20)
@@ -63,18 +68,6 @@ def tiny_surrogate(run: Path = Path("runs/examples")) -> Path:
     """Fits a surrogate of IoU in the run folder, as `surrogate fit` does, unless it is there."""
     request = Request(app="segmentation", run=run, recipe=None, overrides=tuple(TINY.items()))
     return Path(finish(fit(request))["surrogate"])
-
-
-def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of 16 training scenes without end, cut after `steps`."""
-    loader = training_loader()
-    done = 0
-    while True:
-        for batch in loader:
-            if done == steps:
-                return
-            done += 1
-            yield batch
 
 
 def training_loader() -> DataLoader[tuple[Tensor, Tensor]]:

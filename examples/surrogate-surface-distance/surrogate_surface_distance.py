@@ -1,4 +1,8 @@
-"""Average symmetric surface distance of each class of an image, in pixels: how far apart two outlines lie."""
+"""Average symmetric surface distance of each class of an image: how many pixels lie between two outlines.
+
+Not a function of counts: the same number of wrong pixels costs little along an outline and much far from it. A class
+whose mask is empty on one side only is as far off as can be, `cap` pixels; no distance counts for more.
+"""
 
 import torch
 from torch import Tensor
@@ -6,76 +10,87 @@ from torch.nn.functional import one_hot, pad
 
 from surrogate.protocols import Measure
 
+SHARPNESS = (1.0, 5.0)
+"""Of the soft masks, per unit of the logits: the second one is nearly the mask that the metric sees."""
+COLUMNS = ("tp", "fp", "fn", "far_fp", "far_fn", *(f"{name}_{i}" for i in (1, 2) for name in ("off", "missed", "both")))
 
 
-def surface_distance(*, num_classes: int, ignore_index: int, cap: int = 10, taus=(1.0, 0.2), counts=True, outl=True) -> Measure:
+def surface_distance(*, num_classes: int, ignore_index: int, cap: int = 10) -> Measure:
+    """A row per image and class; class 0 is background and left out. In pixels, in [0, cap], lower is better.
+
+    Void pixels are in no mask. An outline is the pixels of a mask with one of their four neighbours outside of it;
+    the distance of a pixel to an outline is Euclidean and counts as `cap` where it is greater.
+    """
+
     def masks(share: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, C, H, W)` share of each class in a pixel, and the truth; without background and void pixels."""
         valid = (labels != ignore_index).unsqueeze(1)
         truth = one_hot(torch.where(valid[:, 0], labels, 0).long(), num_classes).movedim(-1, 1)
-        return share * valid, truth.to(share) * valid
+        return (share * valid)[:, 1:], (truth.to(share) * valid)[:, 1:]
 
     def metric(logits: Tensor, labels: Tensor, /) -> Tensor:
         hard = one_hot(logits.argmax(1), num_classes).movedim(-1, 1).float()
-        p, t = masks(hard, labels)
-        sp, st = surface(p), surface(t)
-        dp, dt = distance(sp, cap), distance(st, cap)
-        return ((sp * dt + st * dp).sum((2, 3)) / (sp + st).sum((2, 3))).flatten()
+        predicted, true = map(outline, masks(hard, labels))
+        off = total(predicted * distance(true, cap)) + total(true * distance(predicted, cap))
+        return (off / total(predicted + true)).flatten()  # 0 / 0: NaN, the class is on neither side
 
     def stats(logits: Tensor, labels: Tensor, /) -> Tensor:
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        top = wide.topk(2, 1).values
-        other = torch.where(wide == top[:, :1], top[:, 1:2], top[:, :1])
-        defined = ~metric(logits, labels).isnan().unsqueeze(1)
-        total = lambda m: m.sum((2, 3))
-        over = lambda a, b: a / b.clamp_min(1e-6)
-        cols = []
-        for tau in taus:
-            soft = ((wide - other) / tau).sigmoid()
-            p, t = masks(soft, labels)
-            sp, st = surface(p), surface(t)
-            dp, dt = distance(sp, cap, soft=True), distance(st, cap)
-            n = total(sp + st)
-            u = total(p + t - p * t)
-            if outl: cols += [
-                over(total(sp * dt + st * dp), n) / cap,
-                over(total(sp * dt), total(sp)) / cap,
-                over(total(st * dp), total(st)) / cap,
-                over(total(sp), n),
-            ]
-            if counts: cols += [
-                over(total(p * t), u),
-                over(total(p * (1 - t)), u),
-                over(total((1 - p) * t), u),
-                over(total(p * (1 - t) * dt), u) / cap,
-                over(total((1 - p) * t * dt), u) / cap,
-            ]
-        return torch.where(defined, torch.stack(cols, -1).flatten(0, 1), torch.nan)
+        margin = lead(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        soft, true = masks(margin.sigmoid(), labels)
+        true_outline = outline(true)
+        away = distance(true_outline, cap) / cap
+        union = total(torch.maximum(soft, true)).clamp_min(1e-6)
+        groups = soft * true, soft * (1 - true), (1 - soft) * true
+        columns = [total(group) / union for group in (*groups, groups[1] * away, groups[2] * away)]
+        for sharpness in SHARPNESS:
+            soft_outline = outline(masks((sharpness * margin).sigmoid(), labels)[0])
+            off = total(soft_outline * away), total(true_outline * distance(soft_outline, cap) / cap)
+            size = total(soft_outline), total(true_outline)
+            sides = [*zip(off, size, strict=True), (sum(off), sum(size))]
+            columns += [part / whole.clamp_min(1e-6) for part, whole in sides]
+        undefined = metric(logits, labels).isnan().unsqueeze(1)
+        return torch.where(undefined, torch.nan, torch.stack(columns, -1).flatten(0, 1))
 
-    return Measure(metric, stats, tuple(f"c{i}" for i in range(len(taus)*(4*outl+5*counts))), bounds=(0.0, float(cap)), higher_is_better=False)
+    return Measure(metric, stats, COLUMNS, bounds=(0.0, float(cap)), higher_is_better=False)
 
 
-def surface(mask: Tensor) -> Tensor:
-    lines = pad(mask, (1, 1)).unfold(-1, 3, 1).amin(-1), pad(mask, (0, 0, 1, 1)).unfold(-2, 3, 1).amin(-1)
-    return mask - torch.minimum(*lines)
+def lead(logits: Tensor) -> Tensor:
+    """By how much the logit of each class is ahead of the highest other one; the mask of a class is where it is > 0."""
+    first, second = logits.topk(2, 1).values.split(1, 1)
+    return logits - torch.where(logits == first, second, first)
 
 
-def distance(surface: Tensor, cap: int, soft=False) -> Tensor:
-    height = cap**2 * (1 - surface)
-    index, square = nearest(height.detach(), cap)
-    height = height.flatten(2).gather(2, index.flatten(2)).view_as(height) + square
-    if soft: height = height + 1e-6
-    return height.sqrt()
+def outline(mask: Tensor) -> Tensor:
+    """`(B, C, H, W)` in [0, 1]: what an erosion by the four neighbours takes from a mask; outside the image is 0."""
+    across = pad(mask, (1, 1)).unfold(3, 3, 1).amin(-1)
+    along = pad(mask, (0, 0, 1, 1)).unfold(2, 3, 1).amin(-1)
+    return mask - torch.minimum(across, along)
+
+
+def distance(outline: Tensor, cap: int) -> Tensor:
+    """Pixels from everywhere to the nearest pixel of an outline, at most `cap`; a faint one is as good as far away.
+
+    The least of sqrt(squared distance + cap^2 * (1 - outline)) over all pixels: exact for a hard outline and
+    differentiable for a soft one, on any device. Which pixel is nearest is found first and without gradient.
+    """
+    height = cap**2 * (1.0 - outline)
+    place, squared = nearest(height.detach(), cap)
+    return (height.flatten(2).gather(2, place.flatten(2)).view_as(height) + squared).clamp_min(1e-12).sqrt()
 
 
 @torch.no_grad()
 def nearest(height: Tensor, cap: int) -> tuple[Tensor, Tensor]:
-    offsets = torch.arange(-cap, cap + 1, device=height.device)
-    far = 4.0 * cap**2
-    rows, columns = (torch.arange(n, device=height.device) for n in height.shape[2:])
-    best, right = (pad(height, (cap, cap), value=far).unfold(3, 2 * cap + 1, 1) + offsets**2).min(-1)
-    column = columns + right - cap
-    _, down = (pad(best, (0, 0, cap, cap), value=far).unfold(2, 2 * cap + 1, 1) + offsets**2).min(-1)
+    """Number of the pixel with the least squared distance + height, and that distance: first by row, then by column."""
+    step = torch.arange(-cap, cap + 1, device=height.device)
+    rows, columns = (torch.arange(side, device=height.device) for side in height.shape[2:])
+    beyond, width = 4.0 * cap**2, 2 * cap + 1
+    best, right = (pad(height, (cap, cap), value=beyond).unfold(3, width, 1) + step**2).min(-1)
+    down = (pad(best, (0, 0, cap, cap), value=beyond).unfold(2, width, 1) + step**2).min(-1).indices
     row = rows[:, None] + down - cap
-    column = column.gather(2, row)
-    square = (row - rows[:, None])**2 + (column - columns)**2
-    return row * height.shape[3] + column, square
+    column = (columns + right - cap).gather(2, row)
+    return row * len(columns) + column, (row - rows[:, None]) ** 2 + (column - columns) ** 2
+
+
+def total(pixels: Tensor) -> Tensor:
+    """`(B, C)` sums over the pixels."""
+    return pixels.sum((2, 3))
