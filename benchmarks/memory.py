@@ -36,17 +36,12 @@ def tensor_peak(call: Call, device: torch.device) -> int:
 
 
 def process_peak(call: Call) -> int | None:
-    """Most bytes in memory during the call, beyond those before it; None where the system does not tell (not Linux)."""
+    """Most bytes of the whole process in memory during the call; None where the system does not tell (not Linux)."""
     gc.collect()
     try:
         _RESET.write_text("5")
-        before = _status("VmRSS")
         call()
-        return _status("VmHWM") - before
+        (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
     except OSError:
         return None
-
-
-def _status(key: str) -> int:
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) * 1024

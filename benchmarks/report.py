@@ -119,7 +119,7 @@ def _numbers(row: Row) -> Iterator[str]:
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
     """Each sweep relative to its smallest size, so that seconds and bytes share one pair of axes."""
-    sweeps = [row for row in rows if row.points]
+    sweeps = [row for row in rows if row.points and min(cost for _, cost in row.points) > 0]  # the axes are logs
     if not sweeps:
         return
     import matplotlib as mpl
@@ -132,8 +132,7 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
         sizes, costs = zip(*row.points, strict=True)
         slope = f", slope {row.value:.2f}" if row.unit == "exponent" else ""
         axis = axes[int("memory" in row.what)]
-        first = max(costs[0], 1e-9)
-        axis.loglog([s / sizes[0] for s in sizes], [c / first for c in costs], "o-", label=row.what + slope)
+        axis.loglog([s / sizes[0] for s in sizes], [c / costs[0] for c in costs], "o-", label=row.what + slope)
     for axis, title in zip(axes, ("time", "memory"), strict=True):
         axis.set(title=title, xlabel="size, relative to the smallest", ylabel="cost, relative to the smallest")
         axis.legend(fontsize=8)
