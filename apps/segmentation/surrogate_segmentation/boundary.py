@@ -68,9 +68,7 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample"
         hard, soft, region = sums.split(3, 1)
         return torch.cat([_shares(soft), soft / hard.clamp_min(1.0), _shares(region)], 1)
 
-    return additive_measure(
-        Additive(sums, lambda sums: iou_of(sums[:, :3]), stats), IOU_COLUMNS, level=level
-    )
+    return additive_measure(Additive(sums, lambda sums: iou_of(sums[:, :3]), stats), IOU_COLUMNS, level=level)
 
 
 def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample", width: int = 2) -> Measure:
@@ -97,9 +95,7 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample",
         precision, recall = _shares(soft[:, :2])[:, :1], _shares(soft[:, 2:])[:, :1]
         return torch.cat([precision, means[:, :2], recall, means[:, 2:], _shares(region)], 1)
 
-    return additive_measure(
-        Additive(sums, lambda sums: f1_of(sums[:, :4]), stats), F1_COLUMNS, level=level
-    )
+    return additive_measure(Additive(sums, lambda sums: f1_of(sums[:, :4]), stats), F1_COLUMNS, level=level)
 
 
 def iou_groups(px: Pixels, size: torch.Size, width: int) -> Groups:
@@ -160,7 +156,9 @@ def _by_class(px: Pixels, weighed: list[Tensor], num_classes: int) -> Tensor:
     """`(B, C, 4)`: four weights `(B, N)`, the first two summed by the predicted class, the last two by the true one."""
     pairs = torch.stack(weighed[:2], 1), torch.stack(weighed[2:], 1)
     sums = [
-        weights.new_zeros(*weights.shape[:2], num_classes).scatter_add(2, index.unsqueeze(1).expand_as(weights), weights)
+        weights.new_zeros(*weights.shape[:2], num_classes).scatter_add(
+            2, index.unsqueeze(1).expand_as(weights), weights
+        )
         for weights, index in zip(pairs, (px.predicted, px.label), strict=True)
     ]
     return torch.cat(sums, 1).transpose(1, 2)
