@@ -18,7 +18,7 @@ from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
 from surrogate.fidelity import fidelity, wrong_sign
 from surrogate.moves import KINDS, SMALL
-from surrogate.objective import censored_error, slope_error
+from surrogate.objective import objective
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
 from surrogate.store import Rows, StatsStore
@@ -104,6 +104,7 @@ def fit(
         _on(device, data, split.fitted),
         _on(device, data, split.stopping),
         _on(device, comparable(moved), seen),
+        _on(device, comparable(moved), torch.isin(moved.sample, torch.unique(data.sample[split.stopping]))),
         settings=settings,
         seed=seed,
         state=state,
@@ -181,14 +182,16 @@ def _descend(
     fitted: tuple[Tensor, Tensor],
     stopping: tuple[Tensor, Tensor],
     moved: tuple[Tensor, Tensor],
+    aside: tuple[Tensor, Tensor],
     *,
     settings: FitRecipe,
     seed: int,
     state: Path,
 ) -> Stage[None]:
-    """Adam, with the learning rate falling along a half cosine; leaves the weights with the least stopping error."""
+    """Adam, with the learning rate falling along a half cosine; leaves the weights with the least error on what was set
+    aside for stopping: rows, and moves of the same samples."""
     optimizer = torch.optim.Adam(surrogate.parameters(), lr=settings.lr, fused=True)
-    notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_epoch": 0}
+    notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_rmse": math.inf, "best_epoch": 0}
     best = copy.deepcopy(surrogate)
     both = torch.nn.ModuleDict({"surrogate": surrogate, "best": best})
     if state.exists():
@@ -198,19 +201,18 @@ def _descend(
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
         _epoch(surrogate, optimizer, fitted, moved, settings, generator_of(seed, epoch))
-        with torch.no_grad():
-            error = float(censored_error(surrogate.latent(stopping[0]), stopping[1]))
-        if not math.isfinite(error):
-            raise DivergedError(f"fit: the error is {error} in epoch {epoch + 1}; try a lower fit.lr")
+        value, whole = (float(error.detach()) for error in objective(surrogate, stopping, aside, settings))
+        if not math.isfinite(whole):
+            raise DivergedError(f"fit: the error is {whole} in epoch {epoch + 1}; try a lower fit.lr")
         notes["epoch"] = epoch + 1
-        if error < notes["best"]:
-            notes |= {"best": error, "best_epoch": epoch + 1}
+        if whole < notes["best"]:
+            notes |= {"best": whole, "best_rmse": value**0.5, "best_epoch": epoch + 1}
             best.load_state_dict(surrogate.state_dict())
         if notes["epoch"] % _SAVE_EVERY == 0:
             save_state(state, both, optimizer, notes)
-        yield Progress("fit", epoch + 1, settings.epochs, values={"rmse": error**0.5})
+        yield Progress("fit", epoch + 1, settings.epochs, values={"rmse": value**0.5})
     surrogate.load_state_dict(best.state_dict())
-    found = f"fitted to {len(fitted[1])} rows in {notes['epoch']} epochs, best rmse {notes['best'] ** 0.5:.4f}"
+    found = f"fitted to {len(fitted[1])} rows in {notes['epoch']} epochs, best rmse {notes['best_rmse']:.4f}"
     yield Progress("fit", settings.epochs, settings.epochs, message=found)
 
 
@@ -223,17 +225,13 @@ def _epoch(
     generator: torch.Generator,
 ) -> None:
     """One pass over the fitted rows, each batch next to as many moves drawn at random."""
-    width = len(surrogate.columns)
     stats, value = fitted
     order = torch.randperm(len(value), generator=generator)
     for start in range(0, len(order), settings.batch_size):
         rows = order[start : start + settings.batch_size].to(value.device)
-        error = censored_error(surrogate.latent(stats[rows]), value[rows])
-        if len(moved[1]) and settings.slope_weight:
-            drawn = torch.randint(len(moved[1]), (len(rows),), generator=generator).to(value.device)
-            both = moved[0][drawn]
-            slopes = slope_error(surrogate, both[:, :width], both[:, width:], moved[1][drawn])
-            error = error + settings.slope_weight * slopes
+        drawn = torch.randint(max(len(moved[1]), 1), (len(rows),), generator=generator).to(value.device)
+        chosen = (moved[0][drawn], moved[1][drawn]) if len(moved[1]) else moved
+        _, error = objective(surrogate, (stats[rows], value[rows]), chosen, settings)
         optimizer.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -223,7 +223,7 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
             yield from _train(work)
         loss, adapt, beside = _loss(work, folder)
         before = work.baseline_model()
-        after = copy.deepcopy(before)
+        after = work.new_model() if settings.from_scratch else copy.deepcopy(before)
         yield from finetuning.finetune(
             work.engine,
             after,
@@ -235,6 +235,7 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
             seed=seed_of(work.recipe.seed, 1),
             folder=folder,
             adapt=adapt,
+            keep_start=not settings.from_scratch,
         )
         models, scores = {"before": before, "after": after}, {}
         for name, model in models.items():

@@ -192,6 +192,8 @@ class App(Protocol):
     """The settings, with the application's own `data` and `model` tables and defaults."""
     recipes: Mapping[str, Path]
     """The recipes shipped with the application, by name."""
+    variants: Mapping[str, Mapping[str, Any]]
+    """Learned losses by name, each as what it changes in a recipe, by dotted key: `{"fit.columns": ["tp"]}`."""
     baselines: Sequence[str]
     """The names of its hand-made losses. The first one trains the baseline model and is mixed into finetuning."""
 

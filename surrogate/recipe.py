@@ -73,9 +73,11 @@ class FinetuneRecipe(TrainRecipe):
     """File of a surrogate that another run has fitted; empty: this run's own."""
     ce_mix: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of the app's own training loss (cross-entropy in segmentation): total = (1 - mix) * loss + mix * ce."""
+    from_scratch: bool = False
+    """Start from a new model instead of the baseline model."""
     max_wrong_sign: float = Field(default=0.05, ge=0.0, le=1.0)
     """A surrogate whose `wrong_sign` is above this is refused; 1 takes any."""
-    min_spearman: float = Field(default=0.9, ge=-1.0, le=1.0)
+    min_spearman: float = Field(default=0.8, ge=-1.0, le=1.0)
     """Rank correlation of surrogate and metric on validation samples below which it has drifted; -1: never."""
     refresh: Literal["auto", "never"] | PositiveInt = "auto"
     """When the surrogate is fitted again to the model as it is then: when it has drifted, never, or every N epochs. One
@@ -119,6 +121,8 @@ class FitRecipe(Section):
     slope_weight: NonNegativeFloat = 1e-3
     """Weight of the error of the slope along recorded moves, in units of their mean squared change, beside the squared
     error of the value."""
+    sign_weight: NonNegativeFloat = 1.0
+    """Weight of the error of the slope's sign."""
     holdout: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of the samples, never of the rows, held out of the fit."""
 

@@ -79,6 +79,11 @@ class Work:
         checkpoint.load_weights(self.run.model / "model.safetensors", model)
         return model
 
+    def new_model(self) -> nn.Module:
+        """A model without any training, also where the recipe names weights."""
+        untrained = self.recipe.model.model_copy(update={"weights": ""})
+        return dataclasses.replace(self, recipe=self.recipe.model_copy(update={"model": untrained})).model()
+
     def selection(self) -> Selection:
         """Checkpoints are chosen by the measure's exact data-set form where the task has one, else by its mean."""
         key = self.task.headlines.get(self.recipe.measure.name, self.key)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 # fmt: off
 TINY = [
     "--app", "segmentation", "--size", "32x32", "--device", "cpu", "--set", "model.width=4",
-    "--set", "train.epochs=1", "--set", "fit.epochs=2", "--set", "finetune.epochs=1",
+    "--set", "train.epochs=1", "--set", "fit.epochs=60", "--set", "finetune.epochs=1",
 ]
 # fmt: on
 

@@ -15,6 +15,7 @@ from surrogate_cli import view
 from surrogate_cli.exits import exit_code
 from surrogate_cli.options import (
     CollectOptions,
+    CompareOptions,
     EvaluateOptions,
     FinetuneOptions,
     Json,
@@ -98,6 +99,15 @@ def evaluate(options: EvaluateOptions) -> None:
     from surrogate import pipeline
 
     _run("evaluate", pipeline.evaluate(options.request("evaluate"), split=options.split), options)
+
+
+@cli.command(rich_help_panel=STAGES)
+@options_from(CompareOptions)
+def compare(options: CompareOptions) -> None:
+    """Finetune through several losses alike and put them into a table."""
+    from surrogate import compare as comparing
+
+    _run("compare", comparing.compare(options.request("finetune"), options.comparison()), options)
 
 
 @cli.command(rich_help_panel=STAGES)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from typer import Option
 
 if TYPE_CHECKING:
+    from surrogate.compare import Comparison
     from surrogate.pipeline import Request
 
 RECIPE_KEYS = {
@@ -123,6 +124,36 @@ class EvaluateOptions(StageOptions):
         Literal["train", "val", "test"], run_option(metavar="train|val|test", help="Samples to score.")
     ] = "test"
     loss: Annotated[str | None, run_option(metavar="NAME", help="Model finetuned with it; none: the baseline.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(TrainOptions):
+    """Of the comparison of losses; epochs and batch size are those of finetuning."""
+
+    losses: Annotated[
+        str, run_option(metavar="A,B,...", help="Losses of the app, its variants, surrogate, surrogate:MEASURE.")
+    ] = "ce,surrogate"
+    seeds: Annotated[int, run_option(metavar="N", min=1, help="Seeds, each with a baseline of its own.")] = 3
+    lrs: Annotated[
+        str | None, run_option(metavar="A,B,...", help="Learning rates; each loss takes its best on val in seed 0.")
+    ] = None
+
+    def comparison(self) -> "Comparison":
+        """What to compare.
+
+        Raises:
+            UsageError: a learning rate that is not a positive number.
+        """
+        from surrogate.compare import Comparison
+        from surrogate.errors import UsageError
+
+        try:
+            lrs = [float(lr) for lr in (self.lrs or "").split(",") if lr.strip()]
+        except ValueError:
+            raise UsageError(f"--lrs {self.lrs}: expected numbers, such as 2e-4,5e-4") from None
+        if any(lr <= 0 for lr in lrs):
+            raise UsageError(f"--lrs {self.lrs}: expected positive numbers")
+        return Comparison([name.strip() for name in self.losses.split(",") if name.strip()], self.seeds, lrs)
 
 
 Options = TypeVar("Options", bound=StageOptions)

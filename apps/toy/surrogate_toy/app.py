@@ -34,6 +34,7 @@ class ToyApp:
     recipe = ToyRecipe
     recipes: Mapping[str, Path] = {}
     baselines = ("mse",)
+    variants: Mapping[str, Mapping[str, Any]] = {}
     standard = staticmethod(standard)
     example = EXAMPLE
 

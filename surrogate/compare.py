@@ -1,0 +1,250 @@
+"""Losses next to each other: same start, data and budget, several seeds, chosen on val, reported on test."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from surrogate import checkpoint, pipeline, plugins
+from surrogate.atomic import write_atomic
+from surrogate.curves import draw_curves
+from surrogate.errors import DivergedError, QualityError, UsageError, nearest
+from surrogate.progress import Progress, Stage
+from surrogate.protocols import App
+from surrogate.rundir import write_json
+from surrogate.table import to_csv, to_latex, to_markdown
+from surrogate.work import Request, Work, open_work
+
+LEARNED = "surrogate"
+BEFORE = "before"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What is asked for."""
+
+    losses: Sequence[str]
+    """Hand-made losses, variants of the app, `surrogate` (the recipe's own), or `surrogate:MEASURE`."""
+    seeds: int
+    lrs: Sequence[float] = ()
+    """Each loss takes the one that is best on val in the first seed; none: the recipe's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """One loss by its name: what it is finetuned by, and what it changes in the recipe."""
+
+    name: str
+    finetuned_by: str
+    changes: tuple[tuple[str, Any], ...]
+
+    @property
+    def learned(self) -> bool:
+        return self.finetuned_by == LEARNED
+
+
+def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
+    """Trains every loss from the same checkpoint in every seed and writes the tables and figures of it.
+
+    The same request goes on where it was stopped, and adds what is new in the lists. A loss that diverges or is refused
+    is a row with its reason.
+
+    Writes:
+        `seed-<n>/` run folders below the request's; `compare.json`, `table.md`, `table.csv`, `table.tex`, figures.
+
+    Raises:
+        UsageError: an unknown loss, before anything runs.
+    """
+    if request.run is None:
+        raise UsageError("compare: name a folder for it with --run, such as --run runs/compare")
+    work = open_work(dataclasses.replace(request, run=request.run / "seed-0" / "base"))
+    losses = [_loss(work.app, work.recipe.app, name) for name in dict.fromkeys(comparison.losses)]
+    lrs = list(comparison.lrs) or [work.recipe.finetune.lr]
+    rows: dict[str, dict[str, Any]] = {loss.name: {"loss": loss.name, "lr": lrs[0], "runs": []} for loss in losses}
+    starts = []
+    for seed in range(comparison.seeds):
+        base = _request(work, request.run / f"seed-{seed}" / "base", seed)
+        yield Progress("compare", seed, comparison.seeds, message=f"compare: seed {seed}, the common start")
+        trained = yield from pipeline.train(base)
+        for number, loss in enumerate(losses):
+            yield Progress(
+                "compare",
+                number,
+                len(losses),
+                message=f"compare: seed {seed}, {loss.name} ({number + 1}/{len(losses)})",
+            )
+            row, asked = rows[loss.name], lrs if seed == 0 else [rows[loss.name]["lr"]]
+            found = {}
+            for lr in asked:
+                try:
+                    found[lr] = yield from _run(work, base, Path(trained["checkpoint"]), loss, lr, seed)
+                except (DivergedError, QualityError) as error:
+                    row["error"] = str(error)
+            if found:
+                row.pop("error", None)
+                row["lr"] = max(found, key=lambda lr: _chosen_by(found[lr], work))
+                row["runs"].append({"seed": seed, **found[row["lr"]]})
+        starts.append(_start(seed, rows))
+    result = _result(work, comparison, lrs, [{"loss": BEFORE, "lr": None, "runs": starts}, *rows.values()])
+    yield from _written(work, request.run, result)
+    return result
+
+
+def _loss(app: App, app_name: str, name: str) -> Loss:
+    if name in app.baselines:
+        mix = () if name != app.baselines[0] else (("finetune.ce_mix", 1.0),)
+        return Loss(name, name, mix)
+    if name in app.variants:
+        return Loss(name, LEARNED, tuple(app.variants[name].items()))
+    if name == LEARNED:
+        return Loss(name, LEARNED, ())
+    measures = {plugin.name for plugin in plugins.listed(plugins.MEASURES + app_name)}
+    kind, _, measure = name.partition(":")
+    if kind == LEARNED and measure in measures:
+        return Loss(name, LEARNED, (("measure", {"name": measure}),))
+    known = [*app.baselines, *app.variants, LEARNED, *(f"{LEARNED}:{m}" for m in measures)]
+    raise UsageError(f"--losses {name}: no such loss; {nearest(name, known)}")
+
+
+def _request(work: Work, run: Path, seed: int, *changes: tuple[str, Any]) -> Request:
+    """A run of the comparison's recipe, with a seed of its own and changes."""
+    whole = work.recipe.model_dump(mode="json", exclude_none=True)
+    tables = [(key, value) for key, value in whole.items() if key not in ("app", "seed")]
+    return Request(app=work.recipe.app, run=run, overrides=(*tables, ("seed", seed), *changes))
+
+
+def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: int) -> Stage[dict[str, Any]]:
+    """One finetuning: `{"val": {...}, "test": {...}, "before": {...}, "folder": ...}`."""
+    assert base.run is not None
+    folder = base.run.parent / loss.name.replace(":", "-")
+    changes = (*loss.changes, ("model.weights", str(weights)))
+    if loss.learned:
+        fitted = yield from pipeline.fit(_request(work, folder / "fit", seed, *changes))
+        changes = (*changes, ("finetune.surrogate", fitted["surrogate"]))
+    if dict(loss.changes).get("finetune.from_scratch"):
+        changes = (*changes, ("finetune.epochs", work.recipe.train.epochs + work.recipe.finetune.epochs))
+    settings = (*changes, ("finetune.loss", loss.finetuned_by), ("finetune.lr", lr))
+    tuned = yield from pipeline.finetune(_request(work, folder / f"lr-{lr:g}", seed, *settings))
+    run = folder / f"lr-{lr:g}"
+    chosen = open_work(_request(work, run, seed, *settings)).selection().key
+    return {
+        "val": tuned["after"]["val"],
+        "test": {name: value for name, value in tuned["after"].items() if name not in ("val", "figures")},
+        "before": tuned["before"],
+        "selected_by": chosen,
+        "fidelity": fitted["fidelity"] if loss.learned else None,
+        "folder": str(Path(tuned["checkpoint"]).parent),
+    }
+
+
+def _chosen_by(found: Mapping[str, Any], work: Work) -> float:
+    """What is best on val: the number by which the run's own checkpoint was chosen; higher is better here."""
+    value = found["val"].get(found["selected_by"])
+    sign = 1.0 if work.measure.higher_is_better else -1.0
+    return float("-inf") if value is None else sign * float(value)
+
+
+def _start(seed: int, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The numbers of the common start, as the first loss of the seed has found them."""
+    for row in rows.values():
+        for run in row["runs"]:
+            if run["seed"] == seed:
+                before = run["before"]
+                return {
+                    "seed": seed,
+                    "val": before["val"],
+                    "test": {name: value for name, value in before.items() if name not in ("val", "figures")},
+                }
+    return {"seed": seed, "val": {}, "test": {}}
+
+
+def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    settings = work.recipe.finetune
+    for row in rows:
+        numbers: dict[str, list[float]] = {}
+        for run in row["runs"]:
+            run.pop("before", None)
+            flat = {**{f"val.{name}": value for name, value in run["val"].items()}, **_flat(run["test"])}
+            for name, value in flat.items():
+                if isinstance(value, int | float):
+                    numbers.setdefault(name, []).append(float(value))
+        row["mean"] = {name: statistics.fmean(values) for name, values in numbers.items()}
+        row["sd"] = {name: statistics.stdev(values) for name, values in numbers.items() if len(values) > 1}
+    return {
+        "spec": f"{work.spec}; test unless val; mean over seeds, sample standard deviation",
+        "headline": work.selection().key,
+        "budget": {
+            "start": f"{work.recipe.train.epochs} epochs of {work.app.baselines[0]}",
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "lrs": lrs,
+            "lr": "the best on val in seed 0, by what the row's checkpoints are selected by",
+            "mix": f"{settings.ce_mix} {work.app.baselines[0]}, but for that loss itself",
+        },
+        "seeds": comparison.seeds,
+        "rows": rows,
+    }
+
+
+def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
+    yield Progress("compare", 0, 1, message=f"compare: tables and figures in {folder}")
+    write_json(folder / "compare.json", result)
+    for name, writer in (("table.md", to_markdown), ("table.csv", to_csv), ("table.tex", to_latex)):
+        write_atomic(folder / name, writer(result).encode())
+    curves = {row["loss"]: [_history(Path(run["folder"])) for run in row["runs"]] for row in result["rows"][1:]}
+    figures = draw_curves(folder / "curves.png", curves, key=result["headline"])
+    best = _shown(work, result)
+    if best:
+        scores = {name: _nested(row["mean"]) for name, row in best.items()}
+        models = {name: _model(work, row) for name, row in best.items()}
+        figures += work.task.figures(folder, models, scores)
+    result["figures"] = [str(path) for path in figures]
+
+
+def _shown(work: Work, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The app's own loss, continued, and the best learned one on val; what is missing is left out."""
+    key = f"val.{result['headline']}"
+    rows = {row["loss"]: row for row in result["rows"][1:] if key in row["mean"]}
+    learned = [name for name in rows if name not in work.app.baselines]
+    best = max(learned, key=lambda name: rows[name]["mean"][key], default=None)
+    return {name: rows[name] for name in (work.app.baselines[0], best) if name is not None and name in rows}
+
+
+def _model(work: Work, row: Mapping[str, Any]) -> nn.Module:
+    model = work.new_model()
+    checkpoint.load_weights(Path(row["runs"][0]["folder"]) / "model.safetensors", model)
+    return model
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["val"] for line in lines]
+
+
+def _flat(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"iou": {"car": 1}}` as `{"iou.car": 1}`."""
+    flat: dict[str, Any] = {}
+    for name, value in numbers.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{part}": found for part, found in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _nested(numbers: Mapping[str, float]) -> dict[str, Any]:
+    """The other way round."""
+    nested: dict[str, Any] = {}
+    for name, value in numbers.items():
+        table, _, part = name.partition(".")
+        if part:
+            nested.setdefault(table, {})[part] = value
+        else:
+            nested[table] = value
+    return nested

@@ -1,0 +1,41 @@
+"""The metric on validation samples against the epochs, a line for each loss (NeuroIoU, Figure 6)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Histories = Sequence[Sequence[Mapping[str, Any]]]
+"""For each seed, for each epoch, the validation scores by name."""
+
+
+def draw_curves(path: Path, curves: Mapping[str, Histories], *, key: str) -> list[Path]:
+    """Means over the seeds, with the range of the seeds as a band, as a PNG; nothing without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.6), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, histories) in enumerate(curves.items()):
+        epochs = min(map(len, histories), default=0)
+        points = {epoch + 1: _defined([history[epoch].get(key) for history in histories]) for epoch in range(epochs)}
+        at = [epoch for epoch, values in points.items() if values]
+        values = [points[epoch] for epoch in at]
+        style = "--" if number >= 10 else "-"
+        (line,) = axes.plot(at, [100 * sum(v) / len(v) for v in values], style, label=name, linewidth=1.8)
+        low, high = ([100 * end(v) for v in values] for end in (min, max))
+        axes.fill_between(at, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    axes.set_xlabel("epoch of finetuning")
+    axes.set_ylabel(f"val {key}, points")
+    axes.grid(color="#e3e6ea")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, format="png", metadata={"Software": None})
+    return [path]
+
+
+def _defined(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
