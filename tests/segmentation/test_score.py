@@ -7,6 +7,8 @@ import torch
 from sklearn.metrics import accuracy_score
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from surrogate_segmentation.boundary import boundary_f1, boundary_iou
+from surrogate_segmentation.per_image import image_iou, worst_quartile_iou
 from surrogate_segmentation.score import SegmentationScore
 
 
@@ -39,7 +41,30 @@ def test_an_absent_class_has_no_iou_and_is_left_out_of_the_mean():
     assert found["miou"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("width", [1, 3])
+def test_other_numbers_are_those_of_their_measures_over_the_data_set(width):
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 4, 6, 5, generator=g)
+    labels = torch.randint(4, (7, 6, 5), generator=g)
+    labels[torch.rand(labels.shape, generator=g) < 0.2] = 255
+    score = SegmentationScore(("a", "b", "c", "d"), ignore_index=255, boundary_width=width)
+    for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        score.update(logits[part], labels[part])
+    found, facts = score.compute(), {"num_classes": 4, "ignore_index": 255}
+    for name, measure in {  # each of them is held against a loop in its own tests
+        "boundary_iou": boundary_iou(**facts, level="batch", width=width),
+        "boundary_f1": boundary_f1(**facts, level="batch", width=width),
+        "image_miou": image_iou(**facts),
+        "worst_quartile_miou": worst_quartile_iou(**facts),
+    }.items():
+        assert found[name] == pytest.approx(float(measure.metric(logits, labels).nanmean())), name
+    assert f"width={width}" in score.spec
+
+
 def test_without_labelled_pixels_nothing_is_defined():
     score = SegmentationScore(("a", "b"), ignore_index=255)
     score.update(torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2), 255))
-    assert score.compute() == {"miou": None, "pixel_accuracy": None, "iou": {"a": None, "b": None}}
+    found = score.compute()
+    assert found.pop("iou") == {"a": None, "b": None}
+    names = {"miou", "pixel_accuracy", "image_miou", "worst_quartile_miou", "boundary_iou", "boundary_f1"}
+    assert found == dict.fromkeys(names)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from surrogate.additive import additive_measure
-from surrogate.errors import UsageError
+from surrogate.errors import DataError, UsageError
 from surrogate.protocols import Additive, Level, Measure
 from surrogate_segmentation.bands import band, edges, eroded, label_maps, near
 from surrogate_segmentation.counts import Pixels, class_probabilities, counts, pixels
@@ -58,6 +58,7 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample"
     _checked(level, width)
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        _check_classes(outputs, num_classes)
         px = pixels(outputs, targets, ignore_index=ignore_index)
         groups = iou_groups(px, targets.shape, width)
         soft, region = _soft(outputs, px, groups, targets.shape, width, num_classes)
@@ -68,7 +69,13 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample"
         hard, soft, region = sums.split(3, 1)
         return torch.cat([_shares(soft), soft / hard.clamp_min(1.0), _shares(region)], 1)
 
-    return additive_measure(Additive(sums, lambda sums: iou_of(sums[:, :3]), stats), IOU_COLUMNS, level=level)
+    return additive_measure(
+        Additive(sums, lambda sums: iou_of(sums[:, :3]), stats),
+        IOU_COLUMNS,
+        level=level,
+        analytic=lambda rows: rows[:, 0],
+        directions=(-1, 1, 1) * 3,
+    )
 
 
 def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample", width: int = 2) -> Measure:
@@ -84,6 +91,7 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample",
     _checked(level, width)
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        _check_classes(outputs, num_classes)
         px = pixels(outputs, targets, ignore_index=ignore_index)
         groups = f1_groups(px, targets.shape, width)
         soft, region = _soft(outputs, px, groups, targets.shape, 1, num_classes)
@@ -95,7 +103,13 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample",
         precision, recall = _shares(soft[:, :2])[:, :1], _shares(soft[:, 2:])[:, :1]
         return torch.cat([precision, means[:, :2], recall, means[:, 2:], _shares(region)], 1)
 
-    return additive_measure(Additive(sums, lambda sums: f1_of(sums[:, :4]), stats), F1_COLUMNS, level=level)
+    return additive_measure(
+        Additive(sums, lambda sums: f1_of(sums[:, :4]), stats),
+        F1_COLUMNS,
+        level=level,
+        analytic=lambda rows: _harmonic_mean(rows[:, 0], rows[:, 3]),
+        directions=(-1, -1, 1, -1, -1, 1, -1, 1, 1),
+    )
 
 
 def iou_groups(px: Pixels, size: torch.Size, width: int) -> Groups:
@@ -129,8 +143,12 @@ def f1_of(sums: Tensor) -> Tensor:
     """`(R, 4)` counts in the order of `Groups` to `(R,)` F1; 0 where one side has no boundary, NaN where neither has."""
     predicted, true = sums[:, :2].sum(1), sums[:, 2:].sum(1)
     precision, recall = sums[:, 0] / predicted.clamp_min(1.0), sums[:, 2] / true.clamp_min(1.0)
-    f1 = 2.0 * precision * recall / torch.where(precision + recall > 0, precision + recall, 1.0)
-    return torch.where(predicted + true > 0, f1, torch.nan)
+    return torch.where(predicted + true > 0, _harmonic_mean(precision, recall), torch.nan)
+
+
+def _harmonic_mean(one: Tensor, other: Tensor) -> Tensor:
+    total = one + other
+    return 2.0 * one * other / torch.where(total > 0, total, 1.0)
 
 
 def _soft(
@@ -167,6 +185,11 @@ def _by_class(px: Pixels, weighed: list[Tensor], num_classes: int) -> Tensor:
 def _shares(sums: Tensor) -> Tensor:
     """`(R, K)` sums as shares of their total; 0 where there is nothing."""
     return sums / sums.sum(1, keepdim=True).clamp_min(1e-12)
+
+
+def _check_classes(logits: Tensor, num_classes: int) -> None:
+    if logits.shape[1] != num_classes:
+        raise DataError(f"logits have {logits.shape[1]} classes, the data {num_classes}; give one logit per class")
 
 
 def _checked(level: str, width: int) -> None:
