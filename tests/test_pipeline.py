@@ -91,6 +91,25 @@ def test_finetune_and_evaluate(run, surrogate_cli):
     assert digest(run) == before
 
 
+@pytest.mark.parametrize(
+    ("measure", "column", "headline"),
+    [("boundary-iou", "both", "boundary_iou"), ("worst-quartile-iou", "tp", "worst_quartile_miou")],
+)
+def test_another_measure_is_fitted_and_chosen_by(fitted, tmp_path, surrogate_cli, measure, column, headline):
+    """From the weights of a model that exists; its number over the data set is the headline."""
+    weights = fitted / "model" / "model.safetensors"
+    own = ("--measure", measure, "--weights", weights, *TINY, "--set", "score.boundary_width=1")
+    done = surrogate_cli("fit", "--run", tmp_path / "own", *own, "--json")
+    assert done.code == 0, done.err
+    result = done.json
+    assert result["measure"] == measure
+    assert column in result["columns"]
+    assert {"spearman", "wrong_sign", "analytic"} <= result["fidelity"].keys()
+    numbers = surrogate_cli("evaluate", "--run", tmp_path / "own", "--json").json
+    assert 0.0 < numbers["metrics"][headline] < 1.0
+    assert "width=1" in numbers["spec"]
+
+
 def test_a_baseline_loss_starts_from_the_same_model(run, surrogate_cli):
     ce = surrogate_cli("finetune", "--run", run, "--loss", "ce", "--epochs", 1, "--json").json
     dice = surrogate_cli("finetune", "--run", run, "--loss", "dice", "--epochs", 1, "--json").json

@@ -131,7 +131,7 @@ def fidelity(
     perfect, settings = outputs.task.perfect, recipe.collect
     engine = Engine(recipe.model_copy(update={"device": "cpu"}))
     ended(collect.collect(engine, nn.Identity(), outputs, measure, perfect, **writers, settings=settings, seed=0))
-    stores = (StatsStore.open(folder / name) for name in writers)
+    stores = ([StatsStore.open(folder / name)] for name in writers)
     settings = recipe.fit.model_copy(update={"epochs": epochs})
     fitting = fit(*stores, settings=settings, seed=0, device=torch.device("cpu"), state=folder / "state")
     return ended(fitting)[1]

@@ -1,7 +1,7 @@
 """Boundary IoU and boundary F1 of each class next to soft statistics that explain them.
 
-No loss follows these by itself: a pixel of a boundary is there because of its neighbours. Each pixel speaks of two
-classes, the one it was given and its true one, and so do its neighbours; what would have to change is known:
+A pixel of a boundary may be there because of its neighbours, and then they are what would have to change. Each pixel
+speaks of two classes, the one it was given and its true one, so maps of one channel are enough:
 
 | pixel of a boundary of class c | soft weight |
 |---|---|
@@ -9,11 +9,11 @@ classes, the one it was given and its true one, and so do its neighbours; what w
 | of the predicted one alone, wrong | P(c): it should not be c |
 | of the predicted one alone, right: a neighbour was given another class | 1 - the lowest P(true class) around it |
 | of the true one alone, wrong | 1 - P(c): it should be c |
-| of the true one alone, right: a neighbour of another class was given c | the lowest P(given class) of the wrong around it |
+| of the true one alone, right: a wrong neighbour was given c | the lowest P(given class) of the wrong around it |
 
 So the gradient goes where the mistake is, and a step towards the truth never raises an error's weight nor lowers a
-success's. The weights of each group are summed by image and class, and given as shares of their total and as means, next
-to the shares of the region's true positives, false positives and false negatives: none depends on the image's size.
+success's. The weights of each group are summed by image and class and given as shares and as means, next to shares of
+the region's true positives, false positives and false negatives: none depends on the size of the image.
 """
 
 from __future__ import annotations
@@ -24,16 +24,22 @@ import torch
 from torch import Tensor
 
 from surrogate.additive import additive_measure
-from surrogate.errors import UsageError
+from surrogate.errors import DataError, UsageError
 from surrogate.protocols import Additive, Level, Measure
 from surrogate_segmentation.bands import band, edges, eroded, label_maps, near
 from surrogate_segmentation.counts import Pixels, class_probabilities, counts, pixels
 
 IOU_COLUMNS = ("both", "predicted", "true", "both_mean", "predicted_mean", "true_mean", "tp", "fp", "fn")
 """Pixels of both bands, of the predicted and of the true one alone: shares and means; shares of the whole masks."""
-F1_COLUMNS = ("precision", "near_true", "predicted", "recall", "near_predicted", "true", "tp", "fp", "fn")
-"""Share of the predicted boundary's weight that is near the true one, means of the pixels that are and that are not;
-the same of the true boundary; shares of the whole masks."""
+F1_COLUMNS = (
+    *("precision", "near_true", "predicted", "false_alarms"),
+    *("recall", "near_predicted", "true", "misses"),
+    "tp",
+)
+"""Share of the predicted boundary's weight that is near the true one; means of its pixels that are and that are
+not; the rest of the share, spread out near 0. The same of the true boundary. Share of the whole masks that is right."""
+_SPREAD = 0.02
+"""Where a share spread out is halfway to 1: many boundaries are nearly right, and their order would be lost."""
 
 
 class Groups(NamedTuple):
@@ -47,7 +53,7 @@ class Groups(NamedTuple):
 
 
 def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample", width: int = 2) -> Measure:
-    """IoU of the bands of `width` pixels inside predicted and true masks, a row per class of an image, batch or data set.
+    """IoU of bands `width` pixels wide inside predicted and true masks, a row per class of an image, batch or data set.
 
     Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021, Eq. 2, for bands
     by a square (see `surrogate_segmentation.bands`). A class neither predicted nor present is undefined.
@@ -58,6 +64,7 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample"
     _checked(level, width)
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        _check_classes(outputs, num_classes)
         px = pixels(outputs, targets, ignore_index=ignore_index)
         groups = iou_groups(px, targets.shape, width)
         soft, region = _soft(outputs, px, groups, targets.shape, width, num_classes)
@@ -68,7 +75,13 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample"
         hard, soft, region = sums.split(3, 1)
         return torch.cat([_shares(soft), soft / hard.clamp_min(1.0), _shares(region)], 1)
 
-    return additive_measure(Additive(sums, lambda sums: iou_of(sums[:, :3]), stats), IOU_COLUMNS, level=level)
+    return additive_measure(
+        Additive(sums, lambda sums: iou_of(sums[:, :3]), stats),
+        IOU_COLUMNS,
+        level=level,
+        analytic=lambda rows: rows[:, 0],
+        directions=(-1, 1, 1) * 3,
+    )
 
 
 def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample", width: int = 2) -> Measure:
@@ -84,6 +97,7 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample",
     _checked(level, width)
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        _check_classes(outputs, num_classes)
         px = pixels(outputs, targets, ignore_index=ignore_index)
         groups = f1_groups(px, targets.shape, width)
         soft, region = _soft(outputs, px, groups, targets.shape, 1, num_classes)
@@ -92,10 +106,19 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample",
     def stats(sums: Tensor) -> Tensor:
         hard, soft, region = sums.split([4, 4, 3], 1)
         means = soft / hard.clamp_min(1.0)
-        precision, recall = _shares(soft[:, :2])[:, :1], _shares(soft[:, 2:])[:, :1]
-        return torch.cat([precision, means[:, :2], recall, means[:, 2:], _shares(region)], 1)
+        precision, recall = _shares(soft[:, :2]), _shares(soft[:, 2:])
+        false_alarms, misses = (rest / (rest + _SPREAD) for rest in (precision[:, 1:], recall[:, 1:]))
+        of_predicted = precision[:, :1], means[:, :2], false_alarms
+        of_true = recall[:, :1], means[:, 2:], misses
+        return torch.cat([*of_predicted, *of_true, _shares(region)[:, :1]], 1)
 
-    return additive_measure(Additive(sums, lambda sums: f1_of(sums[:, :4]), stats), F1_COLUMNS, level=level)
+    return additive_measure(
+        Additive(sums, lambda sums: f1_of(sums[:, :4]), stats),
+        F1_COLUMNS,
+        level=level,
+        analytic=lambda rows: _harmonic_mean(rows[:, 0], rows[:, 4]),
+        directions=(-1, -1, 1, 1, -1, -1, 1, 1, -1),
+    )
 
 
 def iou_groups(px: Pixels, size: torch.Size, width: int) -> Groups:
@@ -126,11 +149,15 @@ def iou_of(sums: Tensor) -> Tensor:
 
 
 def f1_of(sums: Tensor) -> Tensor:
-    """`(R, 4)` counts in the order of `Groups` to `(R,)` F1; 0 where one side has no boundary, NaN where neither has."""
+    """`(R, 4)` counts in the order of `Groups` to `(R,)` F1; 0 where one side has none, NaN where neither has any."""
     predicted, true = sums[:, :2].sum(1), sums[:, 2:].sum(1)
     precision, recall = sums[:, 0] / predicted.clamp_min(1.0), sums[:, 2] / true.clamp_min(1.0)
-    f1 = 2.0 * precision * recall / torch.where(precision + recall > 0, precision + recall, 1.0)
-    return torch.where(predicted + true > 0, f1, torch.nan)
+    return torch.where(predicted + true > 0, _harmonic_mean(precision, recall), torch.nan)
+
+
+def _harmonic_mean(one: Tensor, other: Tensor) -> Tensor:
+    total = one + other
+    return 2.0 * one * other / torch.where(total > 0, total, 1.0)
 
 
 def _soft(
@@ -167,6 +194,11 @@ def _by_class(px: Pixels, weighed: list[Tensor], num_classes: int) -> Tensor:
 def _shares(sums: Tensor) -> Tensor:
     """`(R, K)` sums as shares of their total; 0 where there is nothing."""
     return sums / sums.sum(1, keepdim=True).clamp_min(1e-12)
+
+
+def _check_classes(logits: Tensor, num_classes: int) -> None:
+    if logits.shape[1] != num_classes:
+        raise DataError(f"logits have {logits.shape[1]} classes, the data {num_classes}; give one logit per class")
 
 
 def _checked(level: str, width: int) -> None:

@@ -48,8 +48,8 @@ def image_iou(*, num_classes: int, ignore_index: int) -> Measure:
 def worst_quartile_iou(*, num_classes: int, ignore_index: int) -> Measure:
     """Mean over the worst quarter of the images of a batch, rounded up, of their mean IoU: one row for a batch.
 
-    Statistics are means over the same images of those of `image_iou`. Which images they are is decided by the metric and
-    has no gradient. The number that is reported, `worst_quartile_miou`, takes the worst quarter of the whole data set.
+    Statistics are means over the same images of those of `image_iou`. Which images they are is decided by the
+    metric and has no gradient. The reported number, `worst_quartile_miou`, takes the worst quarter of the data set.
     """
 
     def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
