@@ -1,0 +1,112 @@
+"""`surrogate compare` as a user drives it, on the toy app: fair, resumable, and its tables say what was run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from surrogate.table import to_latex, to_markdown
+
+# fmt: off
+TOY = [
+    "--app", "toy", "--device", "cpu", "--set", "data.train=512", "--set", "data.test=64",
+    "--set", "fit.epochs=30", "--epochs", "2",
+]
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    from surrogate_cli.exits import exit_code
+    from surrogate_cli.main import cli
+
+    run = tmp_path_factory.mktemp("compare") / "cmp"
+    asked = ["compare", "--run", str(run), *TOY, "--losses", "mse,surrogate", "--seeds", "2", "--lrs", "0.01,0.02"]
+    assert exit_code(cli, [*asked, "--quiet"]) == 0
+    return run
+
+
+def test_a_row_for_each_loss_with_every_run(compared):
+    result = json.loads((compared / "compare.json").read_text())
+    assert [row["loss"] for row in result["rows"]] == ["before", "mse", "surrogate"]
+    assert result["seeds"] == 2
+    for row in result["rows"]:
+        values = [run["test"]["f"] for run in row["runs"]]
+        assert [run["seed"] for run in row["runs"]] == [0, 1]
+        assert row["mean"]["f"] == pytest.approx(statistics.fmean(values))
+        assert row["sd"]["f"] == pytest.approx(statistics.stdev(values))
+
+
+def test_a_row_is_what_finetune_alone_gives(compared, tmp_path, surrogate_cli):
+    """Same start, order and budget: bit for bit the same network."""
+    result = json.loads((compared / "compare.json").read_text())
+    lr = next(row["lr"] for row in result["rows"] if row["loss"] == "mse")
+    start = compared / "seed-0" / "base" / "model" / "model.safetensors"
+    alone = ["--weights", start, "--loss", "mse", "--ce-mix", 1.0, "--lr", lr]
+    surrogate_cli("finetune", "--run", tmp_path / "alone", *TOY, *alone)
+    one = load_file(tmp_path / "alone" / "finetune-mse" / "model.safetensors")
+    other = load_file(compared / "seed-0" / "mse" / f"lr-{lr:g}" / "finetune-mse" / "model.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_rate_is_the_best_on_val_in_the_first_seed(compared):
+    for row in json.loads((compared / "compare.json").read_text())["rows"][1:]:
+        found = {}
+        for lr in (0.01, 0.02):
+            report = json.loads((compared / "seed-0" / row["loss"] / f"lr-{lr:g}" / "report.json").read_text())
+            found[lr] = report[row["loss"]]["after"]["val"]["f"]
+        assert found[row["lr"]] == min(found.values())  # less is better
+        assert not (compared / "seed-1" / row["loss"] / f"lr-{0.03 - row['lr']:g}").exists()
+
+
+def test_again_runs_nothing_and_says_the_same(compared, surrogate_cli):
+    before = (compared / "compare.json").read_bytes()
+    stamps = {path: path.stat().st_mtime_ns for path in compared.rglob("model.safetensors")}
+    asked = ("--losses", "mse,surrogate", "--seeds", 2, "--lrs", "0.01,0.02")
+    shown = surrogate_cli("compare", "--run", compared, *TOY, *asked, "--json").json
+    assert shown["rows"] == json.loads(before)["rows"]
+    assert (compared / "compare.json").read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in compared.rglob("model.safetensors")} == stamps
+
+
+def test_the_tables_say_the_same_numbers(compared):
+    result = json.loads((compared / "compare.json").read_text())
+    rows = list(csv.DictReader((compared / "table.csv").read_text().splitlines()))
+    means = {row["loss"]: float(row["f"]) for row in rows if row["seed"] == "mean"}
+    assert means == {row["loss"]: pytest.approx(row["mean"]["f"]) for row in result["rows"]}
+    assert "| surrogate |" in (compared / "table.md").read_text()
+    assert (compared / "table.tex").read_text().count(r"\\") == 4
+    assert (compared / "curves.png").stat().st_size > 5000
+
+
+def test_an_unknown_loss_is_told_before_anything_runs(tmp_path, surrogate_cli):
+    ended = surrogate_cli("compare", "--run", tmp_path / "cmp", *TOY, "--losses", "mse,surogate")
+    assert ended.code == 2
+    assert "did you mean 'surrogate'?" in ended.err
+    assert not (tmp_path / "cmp").exists()
+
+
+def test_a_loss_that_is_refused_is_a_row_with_its_reason(compared, surrogate_cli):
+    asked = ("--losses", "mse,surrogate", "--seeds", 1, "--lrs", "0.05", "--set", "finetune.max_wrong_sign=0")
+    row = surrogate_cli("compare", "--run", compared.parent / "gate", *TOY, *asked, "--json").json["rows"][-1]
+    assert row["loss"] == "surrogate"
+    assert row["runs"] or "wrong_sign" in row["error"]
+
+
+def test_parts_are_columns_and_the_best_is_bold():
+    rows = [
+        {"loss": "a_b", "lr": 1, "runs": [], "mean": {"val.m": 0.5, "m": 0.4, "iou.car": 0.3}, "sd": {"m": 0.01}},
+        {"loss": "c", "lr": 1, "runs": [], "mean": {"val.m": 0.4, "m": 0.6, "iou.car": 0.2}, "sd": {}, "error": "gone"},
+    ]
+    result = {"spec": "s", "seeds": 2, "headline": "m", "rows": rows}
+    markdown = to_markdown(result)
+    assert "| loss | val m | m |" in markdown
+    assert "| a_b | **50.0** | 40.0 ± 1.0 |" in markdown
+    assert "| c | 20.0 |" in markdown
+    assert "- c: gone" in markdown
+    assert r"a\_b & \textbf{30.0} & 40.0 $\pm$ 1.0 \\" in to_latex(result)
