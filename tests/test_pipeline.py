@@ -93,7 +93,7 @@ def test_finetune_and_evaluate(run, surrogate_cli):
 
 @pytest.mark.parametrize(
     ("measure", "column", "headline"),
-    [("boundary-iou", "both", "boundary_iou"), ("worst-quartile-iou", "tp", "worst_quartile_miou")],
+    [("boundary-iou", "both", "boundary_iou")],
 )
 def test_another_measure_is_fitted_and_chosen_by(fitted, tmp_path, surrogate_cli, measure, column, headline):
     """From the weights of a model that exists; its number over the data set is the headline."""
