@@ -39,8 +39,13 @@ QUICK = (
     "fit.width=16",
     "finetune.epochs=1",
     "finetune.batch_size=16",
+    "finetune.max_wrong_sign=1",
+    "finetune.min_spearman=-1",
 )
-SMALL = {"segmentation": ("data.size=32x32", "data.layout=folder", "model.width=4")}
+SMALL = {
+    "segmentation": ("data.size=32x32", "data.layout=folder", "model.width=4"),
+    "tabular": (),
+}
 """More for an app, where a command names one; what a run folder was made with is in its recipe."""
 
 
