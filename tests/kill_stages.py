@@ -28,8 +28,9 @@ from surrogate.store import StatsStore
 OVERRIDES = (
     ("data.train", 600),
     ("data.test", 64),
-    ("fit.epochs", 40),
-    ("finetune.epochs", 4),
+    ("fit.epochs", 22),
+    ("fit.batch_size", 512),
+    ("finetune.epochs", 3),
     ("collect.shard_rows", 100),
     ("collect.batch_size", 16),
 )

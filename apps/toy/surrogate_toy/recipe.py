@@ -80,6 +80,8 @@ class ToyFinetuneRecipe(FinetuneRecipe):
     lr: PositiveFloat = 0.01
     schedule: Literal["constant", "cosine"] = "cosine"
     ce_mix: float = Field(default=0.0, ge=0.0, le=1.0)
+    min_spearman: float = Field(default=-1.0, ge=-1.0, le=1.0)
+    """Never: all points gather at the jump, where their order says nothing."""
 
 
 class ToyMeasureRecipe(MeasureRecipe):
