@@ -8,7 +8,7 @@ import typer
 from surrogate_cli import view
 from surrogate_cli.options import Json
 
-plugins = typer.Typer(help="Write and check a measure of your own.", no_args_is_help=True)
+plugins = typer.Typer(help="Write and check a measure of your own.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the measure.")]
 
