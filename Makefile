@@ -22,6 +22,7 @@ test-all: .venv/ready
 results: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/surrogate compare --run runs/results --app segmentation --recipe demo --losses ce,dice,iou-appx-batch,surrogate
 	cp runs/results/table.md docs/results/digits.md
+	cp runs/results/compare.json docs/results/digits.json
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks --out docs/results/performance.json

@@ -135,7 +135,7 @@ class SegmentationTask:
         if not figures.available():
             return []
         per_class = {name: score["iou"] for name, score in scores.items()}
-        bars = figures.iou_bars(folder / "iou.png", per_class, spec=self.score().spec)
+        bars = figures.iou_bars(folder / "iou.png", per_class, spec=self.score().spec.partition(";")[0])
         return [bars, self._strip(folder / "images.png", models)]
 
     @torch.no_grad()
