@@ -18,7 +18,7 @@ from surrogate.errors import DivergedError, QualityError, UsageError, nearest
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import App
 from surrogate.rundir import write_json
-from surrogate.table import to_csv, to_latex, to_markdown
+from surrogate.table import numbers_of, to_csv, to_latex, to_markdown
 from surrogate.work import Request, Work, open_work
 
 LEARNED = "surrogate"
@@ -144,7 +144,7 @@ def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: 
 
 
 def _chosen_by(found: Mapping[str, Any], work: Work) -> float:
-    """What is best on val: the number by which the run's own checkpoint was chosen; higher is better here."""
+    """What is best on val: the number by which the run's own checkpoint was chosen, signed so that more is better."""
     value = found["val"].get(found["selected_by"])
     sign = 1.0 if work.measure.higher_is_better else -1.0
     return float("-inf") if value is None else sign * float(value)
@@ -170,8 +170,7 @@ def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dic
         numbers: dict[str, list[float]] = {}
         for run in row["runs"]:
             run.pop("before", None)
-            flat = {**{f"val.{name}": value for name, value in run["val"].items()}, **_flat(run["test"])}
-            for name, value in flat.items():
+            for name, value in numbers_of(run).items():
                 if isinstance(value, int | float):
                     numbers.setdefault(name, []).append(float(value))
         row["mean"] = {name: statistics.fmean(values) for name, values in numbers.items()}
@@ -179,6 +178,7 @@ def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dic
     return {
         "spec": f"{work.spec}; test unless val; mean over seeds, sample standard deviation",
         "headline": work.selection().key,
+        "higher_is_better": work.measure.higher_is_better,
         "budget": {
             "start": f"{work.recipe.train.epochs} epochs of {work.app.baselines[0]}",
             "epochs": settings.epochs,
@@ -212,7 +212,8 @@ def _shown(work: Work, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     key = f"val.{result['headline']}"
     rows = {row["loss"]: row for row in result["rows"][1:] if key in row["mean"]}
     learned = [name for name in rows if name not in work.app.baselines]
-    best = max(learned, key=lambda name: rows[name]["mean"][key], default=None)
+    choose = max if result["higher_is_better"] else min
+    best = choose(learned, key=lambda name: rows[name]["mean"][key], default=None)
     return {name: rows[name] for name in (work.app.baselines[0], best) if name is not None and name in rows}
 
 
@@ -227,19 +228,8 @@ def _history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["val"] for line in lines]
 
 
-def _flat(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"iou": {"car": 1}}` as `{"iou.car": 1}`."""
-    flat: dict[str, Any] = {}
-    for name, value in numbers.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{part}": found for part, found in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
 def _nested(numbers: Mapping[str, float]) -> dict[str, Any]:
-    """The other way round."""
+    """`{"iou.car": 1}` as `{"iou": {"car": 1}}`."""
     nested: dict[str, Any] = {}
     for name, value in numbers.items():
         table, _, part = name.partition(".")

@@ -209,18 +209,23 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ, sorted."""
-    first, second = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    first, second = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
     return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
 
 
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables with dotted keys.
+
+    >>> flat({"seed": 1, "fit": {"width": 10}})
+    {'seed': 1, 'fit.width': 10}
+    """
+    found: dict[str, Any] = {}
     for key, value in tables.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
 
 
 def _first_complaint(kind: type[Recipe], error: ValidationError) -> str:

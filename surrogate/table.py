@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from surrogate.recipe import flat
+
 Result = Mapping[str, Any]
 
 
@@ -34,7 +36,7 @@ def to_csv(result: Result) -> str:
         for kind in ("mean", "sd"):
             writer.writerow([row["loss"], row["lr"], kind, *(row[kind].get(name, "") for name in names)])
         for run in row["runs"]:
-            found = dict(_numbers(run))
+            found = numbers_of(run)
             writer.writerow([row["loss"], row["lr"], run["seed"], *(found.get(name, "") for name in names)])
     return out.getvalue()
 
@@ -62,8 +64,9 @@ def _columns(result: Result) -> tuple[list[tuple[str, str]], list[tuple[str, str
 
 
 def _cells(result: Result, columns: Sequence[tuple[str, str]], *, bold: str, sd: str) -> Iterator[list[str]]:
+    choose = max if result["higher_is_better"] else min
     best = {
-        key: max((row["mean"][key] for row in result["rows"] if key in row["mean"]), default=None) for key, _ in columns
+        key: choose((r["mean"][key] for r in result["rows"] if key in r["mean"]), default=None) for key, _ in columns
     }
     for row in result["rows"]:
         cells = [row["loss"]]
@@ -77,13 +80,9 @@ def _cells(result: Result, columns: Sequence[tuple[str, str]], *, bold: str, sd:
         yield cells
 
 
-def _numbers(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield from ((f"val.{name}", value) for name, value in run["val"].items())
-    for name, value in run["test"].items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{part}", found) for part, found in value.items())
-        else:
-            yield name, value
+def numbers_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Val and test of one run by dotted name: `val.miou`, `miou`, `iou.car`."""
+    return {**flat(run["val"], "val."), **flat(run["test"])}
 
 
 def _escaped(text: str) -> str:

@@ -103,7 +103,7 @@ def test_parts_are_columns_and_the_best_is_bold():
         {"loss": "a_b", "lr": 1, "runs": [], "mean": {"val.m": 0.5, "m": 0.4, "iou.car": 0.3}, "sd": {"m": 0.01}},
         {"loss": "c", "lr": 1, "runs": [], "mean": {"val.m": 0.4, "m": 0.6, "iou.car": 0.2}, "sd": {}, "error": "gone"},
     ]
-    result = {"spec": "s", "seeds": 2, "headline": "m", "rows": rows}
+    result = {"spec": "s", "seeds": 2, "headline": "m", "higher_is_better": True, "rows": rows}
     markdown = to_markdown(result)
     assert "| loss | val m | m |" in markdown
     assert "| a_b | **50.0** | 40.0 ± 1.0 |" in markdown

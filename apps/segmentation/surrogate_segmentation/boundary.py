@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from surrogate.additive import additive_measure
-from surrogate.errors import DataError, UsageError
+from surrogate.errors import UsageError
 from surrogate.protocols import Additive, Level, Measure
 from surrogate_segmentation.bands import band, edges, eroded, label_maps, near
-from surrogate_segmentation.counts import Pixels, class_probabilities, counts, pixels
+from surrogate_segmentation.counts import Pixels, check_classes, class_probabilities, counts, pixels
 
 IOU_COLUMNS = ("both", "predicted", "true", "both_mean", "predicted_mean", "true_mean", "tp", "fp", "fn")
 """Pixels of both bands, of the predicted and of the true one alone: shares and means; shares of the whole masks."""
@@ -64,7 +64,7 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample"
     _checked(level, width)
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        _check_classes(outputs, num_classes)
+        check_classes(outputs, num_classes)
         px = pixels(outputs, targets, ignore_index=ignore_index)
         groups = iou_groups(px, targets.shape, width)
         soft, region = _soft(outputs, px, groups, targets.shape, width, num_classes)
@@ -97,7 +97,7 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample",
     _checked(level, width)
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        _check_classes(outputs, num_classes)
+        check_classes(outputs, num_classes)
         px = pixels(outputs, targets, ignore_index=ignore_index)
         groups = f1_groups(px, targets.shape, width)
         soft, region = _soft(outputs, px, groups, targets.shape, 1, num_classes)
@@ -194,11 +194,6 @@ def _by_class(px: Pixels, weighed: list[Tensor], num_classes: int) -> Tensor:
 def _shares(sums: Tensor) -> Tensor:
     """`(R, K)` sums as shares of their total; 0 where there is nothing."""
     return sums / sums.sum(1, keepdim=True).clamp_min(1e-12)
-
-
-def _check_classes(logits: Tensor, num_classes: int) -> None:
-    if logits.shape[1] != num_classes:
-        raise DataError(f"logits have {logits.shape[1]} classes, the data {num_classes}; give one logit per class")
 
 
 def _checked(level: str, width: int) -> None:

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from surrogate.errors import DataError
+
 Statistics = Literal["one-vs-rest", "literal", "hinge"]
 
 
@@ -87,6 +89,12 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics
         fn = tp if statistics == "literal" else 1.0 - tp
     soft = counts(px, logits.shape[1], tp=tp, fp=fp, fn=fn)
     return torch.cat([soft, counts(px, logits.shape[1]).to(soft.dtype)], -1)
+
+
+def check_classes(logits: Tensor, num_classes: int) -> None:
+    """Raises `DataError` where `(B, C, H, W)` logits are not of the number of classes that the data has."""
+    if logits.shape[1] != num_classes:
+        raise DataError(f"logits have {logits.shape[1]} classes, the data {num_classes}; give one logit per class")
 
 
 def class_probabilities(logits: Tensor, px: Pixels) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surrogate.additive import additive_measure
-from surrogate.errors import DataError, UsageError, nearest
+from surrogate.errors import UsageError, nearest
 from surrogate.protocols import Additive, Level, Measure
 from surrogate_segmentation import counts, kernels
 from surrogate_segmentation.counts import Statistics
@@ -54,8 +54,7 @@ def iou(
     _one_of("measure.kernel", kernel, get_args(Kernel))
 
     def sums(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        if outputs.shape[1] != num_classes:
-            raise DataError(f"logits have {outputs.shape[1]} classes, the data {num_classes}; give one logit per class")
+        counts.check_classes(outputs, num_classes)
         if statistics == "one-vs-rest":
             return kernels.soft_counts(outputs, targets, ignore_index=ignore_index, kernel=kernel)
         return counts.soft_counts(outputs, targets, ignore_index=ignore_index, statistics=statistics)

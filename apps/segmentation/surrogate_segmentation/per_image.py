@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from surrogate.errors import DataError
 from surrogate.protocols import Measure
+from surrogate_segmentation.counts import check_classes
 from surrogate_segmentation.kernels import soft_counts
 from surrogate_segmentation.measures import COLUMNS, DIRECTIONS, columns_of
 
@@ -65,8 +65,7 @@ def worst_quartile_iou(*, num_classes: int, ignore_index: int) -> Measure:
 
 def _counted(outputs: Tensor, targets: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """`(B, C, 6)` soft and hard counts."""
-    if outputs.shape[1] != num_classes:
-        raise DataError(f"logits have {outputs.shape[1]} classes, the data {num_classes}; give one logit per class")
+    check_classes(outputs, num_classes)
     return soft_counts(outputs, targets, ignore_index=ignore_index)
 
 
