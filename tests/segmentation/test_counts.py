@@ -42,7 +42,8 @@ def brute_force(logits, labels, statistics):
                 a = int(x.argmax())
                 margin = max(0.0, 1 + max(x[k] for k in range(c) if k != y) - x[y])
                 if statistics == "hinge":
-                    weights = (1 - margin, margin, margin)
+                    h = min(margin, 2) / 2
+                    weights = (1 - h, h, h)
                 else:
                     weights = (p[y], p[a], p[y] if statistics == "literal" else 1 - p[y])
                 if a == y:

@@ -17,6 +17,8 @@ from torch import Tensor
 from surrogate.errors import DataError
 
 Statistics = Literal["one-vs-rest", "literal", "hinge"]
+_HINGE_CEILING = 2.0
+"""Hinge loss of a pixel whose margin is 1 on the wrong side: no single pixel weighs more (docs/log.md)."""
 
 
 class Pixels(NamedTuple):
@@ -82,7 +84,7 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics
     """
     px = pixels(logits, labels, ignore_index=ignore_index)
     if statistics == "hinge":
-        h = hinge(logits, px)
+        h = hinge(logits, px).clamp_max(_HINGE_CEILING) / _HINGE_CEILING
         tp, fp, fn = 1.0 - h, h, h
     else:
         fp, tp = class_probabilities(logits, px)
