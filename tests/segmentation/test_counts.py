@@ -42,8 +42,8 @@ def brute_force(logits, labels, statistics):
                 a = int(x.argmax())
                 margin = max(0.0, 1 + max(x[k] for k in range(c) if k != y) - x[y])
                 if statistics == "hinge":
-                    h = min(margin, 2) / 2
-                    weights = (1 - h, h, h)
+                    lost = min(margin, 2) / 2
+                    weights = (1 - lost, lost, lost)
                 else:
                     weights = (p[y], p[a], p[y] if statistics == "literal" else 1 - p[y])
                 if a == y:
