@@ -19,9 +19,35 @@ from surrogate.errors import DataError, UsageError, nearest
 from surrogate.monotone import monotone_layers
 
 Activation = Literal["relu", "tanh", "silu", "softplus"]
+
+
+class _FastTanh(torch.autograd.Function):
+    """tanh(x) = 2 sigmoid(2x) - 1: on a CPU torch's sigmoid takes a fifth of the time of its tanh."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.sigmoid(2.0 * x).mul_(2.0).sub_(1.0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        backward: Tensor = torch.ops.aten.tanh_backward(gradient, y)  # with a derivative of its own: slopes are fitted
+        return backward
+
+
+class Tanh(nn.Module):
+    """Elementwise tanh, to within rounding of `torch.tanh` and faster on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        return _FastTanh.apply(x) if x.device.type == "cpu" else torch.tanh(x)  # type: ignore[no-untyped-call]
+
+
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
-    "tanh": nn.Tanh,
+    "tanh": Tanh,
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
 }

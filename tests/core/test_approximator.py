@@ -12,7 +12,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from surrogate.approximator import Activation, Card, Surrogate, load, read_card, save
+from surrogate.approximator import Activation, Card, Surrogate, Tanh, load, read_card, save
 from surrogate.errors import DataError, UsageError
 
 COLUMNS = ("tp", "fp", "fn", "mean")
@@ -47,6 +47,14 @@ def card_of(surrogate: Surrogate, **changes: Any) -> Card:
 @pytest.fixture
 def stats() -> Tensor:
     return torch.rand(50, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 100.0, 1e-3, 5.0])
+
+
+def test_tanh_is_tanh_and_so_are_its_derivatives() -> None:
+    x = torch.linspace(-30.0, 30.0, 2001, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(Tanh()(x), x.tanh(), rtol=0, atol=1e-15)
+    some = torch.linspace(-3.0, 3.0, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(Tanh(), some)
+    assert torch.autograd.gradgradcheck(Tanh(), some)
 
 
 def test_a_row_gives_one_loss(stats: Tensor) -> None:
