@@ -18,7 +18,7 @@ from surrogate.errors import DivergedError, QualityError, UsageError, nearest
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import App
 from surrogate.rundir import write_json
-from surrogate.table import numbers_of, to_csv, to_latex, to_markdown
+from surrogate.table import factor, numbers_of, to_csv, to_latex, to_markdown
 from surrogate.work import Request, Work, open_work
 
 LEARNED = "surrogate"
@@ -52,8 +52,8 @@ class Loss:
 def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
     """Trains every loss from the same checkpoint in every seed and writes the tables and figures of it.
 
-    The same request goes on where it was stopped, and adds what is new in the lists. A loss that diverges or is refused
-    is a row with its reason.
+    The same request goes on where it was stopped, and adds what is new in the lists. A run that diverges or is
+    refused is told in its row, with the reason.
 
     Writes:
         `seed-<n>/` run folders below the request's; `compare.json`, `table.md`, `table.csv`, `table.tex`, figures.
@@ -66,7 +66,7 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
     work = open_work(dataclasses.replace(request, run=request.run / "seed-0" / "base"))
     losses = [_loss(work.app, work.recipe.app, name) for name in dict.fromkeys(comparison.losses)]
     lrs = list(comparison.lrs) or [work.recipe.finetune.lr]
-    rows: dict[str, dict[str, Any]] = {loss.name: {"loss": loss.name, "lr": lrs[0], "runs": []} for loss in losses}
+    rows = {loss.name: _row(loss.name, lrs[0], []) for loss in losses}
     starts = []
     for seed in range(comparison.seeds):
         base = _request(work, request.run / f"seed-{seed}" / "base", seed)
@@ -79,21 +79,24 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
                 len(losses),
                 message=f"compare: seed {seed}, {loss.name} ({number + 1}/{len(losses)})",
             )
-            row, asked = rows[loss.name], lrs if seed == 0 else [rows[loss.name]["lr"]]
+            row = rows[loss.name]
             found = {}
-            for lr in asked:
+            for lr in lrs if seed == 0 else [row["lr"]]:
                 try:
                     found[lr] = yield from _run(work, base, Path(trained["checkpoint"]), loss, lr, seed)
                 except (DivergedError, QualityError) as error:
-                    row["error"] = str(error)
+                    row["failed"].append({"seed": seed, "lr": lr, "error": str(error)})
             if found:
-                row.pop("error", None)
-                row["lr"] = max(found, key=lambda lr: _chosen_by(found[lr], work))
+                row["lr"] = max(found, key=lambda lr: _on_val(found[lr]))
                 row["runs"].append({"seed": seed, **found[row["lr"]]})
         starts.append(_start(seed, rows))
-    result = _result(work, comparison, lrs, [{"loss": BEFORE, "lr": None, "runs": starts}, *rows.values()])
+    result = _result(work, comparison, lrs, [_row(BEFORE, None, starts), *rows.values()])
     yield from _written(work, request.run, result)
     return result
+
+
+def _row(loss: str, lr: float | None, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"loss": loss, "lr": lr, "runs": runs, "failed": []}
 
 
 def _loss(app: App, app_name: str, name: str) -> Loss:
@@ -132,22 +135,26 @@ def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: 
     settings = (*changes, ("finetune.loss", loss.finetuned_by), ("finetune.lr", lr))
     tuned = yield from pipeline.finetune(_request(work, folder / f"lr-{lr:g}", seed, *settings))
     run = folder / f"lr-{lr:g}"
-    chosen = open_work(_request(work, run, seed, *settings)).selection().key
+    here = open_work(_request(work, run, seed, *settings))
+    selection = here.selection()
     return {
         "val": tuned["after"]["val"],
         "test": {name: value for name, value in tuned["after"].items() if name not in ("val", "figures")},
         "before": tuned["before"],
-        "selected_by": chosen,
+        "selected_by": selection.key,
+        "higher_is_better": selection.higher_is_better,
+        "bounds": here.measure.bounds,
         "fidelity": fitted["fidelity"] if loss.learned else None,
         "folder": str(Path(tuned["checkpoint"]).parent),
     }
 
 
-def _chosen_by(found: Mapping[str, Any], work: Work) -> float:
+def _on_val(found: Mapping[str, Any]) -> float:
     """What is best on val: the number by which the run's own checkpoint was chosen, signed so that more is better."""
     value = found["val"].get(found["selected_by"])
-    sign = 1.0 if work.measure.higher_is_better else -1.0
-    return float("-inf") if value is None else sign * float(value)
+    if value is None:
+        return float("-inf")
+    return float(value) if found["higher_is_better"] else -float(value)
 
 
 def _start(seed: int, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -179,6 +186,7 @@ def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dic
         "spec": f"{work.spec}; test unless val; mean over seeds, sample standard deviation",
         "headline": work.selection().key,
         "higher_is_better": work.measure.higher_is_better,
+        "columns": _columns(work, rows),
         "budget": {
             "start": f"{work.recipe.train.epochs} epochs of {work.app.baselines[0]}",
             "epochs": settings.epochs,
@@ -192,13 +200,28 @@ def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dic
     }
 
 
+def _columns(work: Work, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
+    """Of the numbers that a row was chosen by: which way is better, and whether they are told in points (x 100)."""
+    known = {work.selection().key: (work.measure.higher_is_better, work.measure.bounds)}
+    for row in rows:
+        for run in row["runs"]:
+            if "bounds" in run:
+                known[run["selected_by"]] = run["higher_is_better"], run["bounds"]
+    return {
+        key: {"higher_is_better": higher, "points": max(map(abs, bounds)) <= 1.0}
+        for key, (higher, bounds) in known.items()
+    }
+
+
 def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
     yield Progress("compare", 0, 1, message=f"compare: tables and figures in {folder}")
     write_json(folder / "compare.json", result)
     for name, writer in (("table.md", to_markdown), ("table.csv", to_csv), ("table.tex", to_latex)):
         write_atomic(folder / name, writer(result).encode())
     curves = {row["loss"]: [_history(Path(run["folder"])) for run in row["runs"]] for row in result["rows"][1:]}
-    figures = draw_curves(folder / "curves.png", curves, key=result["headline"])
+    figures = draw_curves(
+        folder / "curves.png", curves, key=result["headline"], factor=factor(result, result["headline"])
+    )
     best = _shown(work, result)
     if best:
         scores = {name: _nested(row["mean"]) for name, row in best.items()}

@@ -11,8 +11,8 @@ Histories = Sequence[Sequence[Mapping[str, Any]]]
 """For each seed, for each epoch, the validation scores by name."""
 
 
-def draw_curves(path: Path, curves: Mapping[str, Histories], *, key: str) -> list[Path]:
-    """Means over the seeds, with the range of the seeds as a band, as a PNG; nothing without matplotlib."""
+def draw_curves(path: Path, curves: Mapping[str, Histories], *, key: str, factor: int) -> list[Path]:
+    """Means over the seeds times `factor`, with the range of the seeds as a band, as a PNG; none without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         return []
     from matplotlib.figure import Figure
@@ -25,11 +25,11 @@ def draw_curves(path: Path, curves: Mapping[str, Histories], *, key: str) -> lis
         at = [epoch for epoch, values in points.items() if values]
         values = [points[epoch] for epoch in at]
         style = "--" if number >= 10 else "-"
-        (line,) = axes.plot(at, [100 * sum(v) / len(v) for v in values], style, label=name, linewidth=1.8)
-        low, high = ([100 * end(v) for v in values] for end in (min, max))
+        (line,) = axes.plot(at, [factor * sum(v) / len(v) for v in values], style, label=name, linewidth=1.8)
+        low, high = ([factor * end(v) for v in values] for end in (min, max))
         axes.fill_between(at, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set_xlabel("epoch of finetuning")
-    axes.set_ylabel(f"val {key}, points")
+    axes.set_ylabel(f"val {key}" + (", points" if factor == 100 else ""))
     axes.grid(color="#e3e6ea")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -135,11 +135,18 @@ def _scored(function: Callable[[Tensor, Tensor], Any], name: str) -> Callable[[T
                 f"{tuple(prediction.shape)} and a target of {tuple(target.shape)}; mend it, or choose another view "
                 "by takes="
             ) from error
-        if torch.as_tensor(value).numel() != 1:
-            raise UsageError(f"{name} gave {torch.as_tensor(value).numel()} numbers; expected one, as by an average")
-        return float(value) if math.isfinite(float(value)) else math.nan
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(f"{name} gave {_described(value)}; expected one number, as by an average") from None
+        return number if math.isfinite(number) else math.nan
 
     return score
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
 def _called(function: Callable[..., Any], settings: dict[str, Any], *, arrays: bool) -> Callable[[Tensor, Tensor], Any]:

@@ -20,7 +20,7 @@ _DECAY = 0.9
 class SurrogateLoss(nn.Module):
     """Called like `nn.CrossEntropyLoss`: `loss(outputs, targets)` is a scalar, the mean predicted loss of the rows.
 
-    Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN in the outputs gives NaN.
+    Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN or inf in the outputs gives NaN.
     Statistics and surrogate run in fp32, also under autocast. The surrogate is frozen: only the outputs get a gradient
     (NeuroIoU, Algorithm 1, Eq. 5).
     """
@@ -64,7 +64,8 @@ class SurrogateLoss(nn.Module):
             predicted = self.surrogate(torch.where(defined.unsqueeze(1), stats, 0.0))
             total = torch.where(defined, predicted, 0.0).sum()
             # Undefined rows are NaN and so is a broken model: the second must not pass for the first.
-            poison = outputs.detach().sum(dtype=torch.float32) * 0.0
+            # A logit of -inf is no broken model: it masks a class.
+            poison = torch.where((outputs.detach() < torch.inf).all(), 0.0, torch.nan)
             return total / defined.sum().clamp_min(1) + poison
 
     def stats(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ CONFUSION_COLUMNS = ("tp", "fp", "fn", "tn", "tp_mean", "fp_mean", "fn_mean", "t
 
 KNOTS = 128
 """Of a histogram, in all."""
-_THRESHOLDS = tuple(range(8, KNOTS, 8))
-"""Knots at which the share of a class above them is a statistic."""
+_EVERY = 8
+"""So many knots apart are those at which the share of a class above them is a statistic."""
 _SOFTNESS = (0.5, 2.0, 8.0)
 """In knots: how far apart two scores are for the order of them to be sure. The sharp areas have the right values, the
 soft ones a gradient from further away."""
@@ -42,7 +42,7 @@ CURVE_COLUMNS = (
     *(f"found_in_top_{share:g}" for share in _TOP),
 )
 """Share of positives, areas under the ROC and precision-recall curves, points of the cumulative gains curve."""
-TAIL_COLUMNS = (*(f"pos_above_{knot}" for knot in _THRESHOLDS), *(f"neg_above_{knot}" for knot in _THRESHOLDS))
+TAIL_COLUMNS = tuple(f"{side}_above_{knot}" for side in ("pos", "neg") for knot in range(_EVERY, KNOTS, _EVERY))
 """The distribution of each class: the share of it that lies above some knots."""
 
 
@@ -161,8 +161,7 @@ def tail_stats(sums: Tensor, /) -> Tensor:
     With the share of positives among `CURVE_COLUMNS`, all that KS or a calibration error needs.
     """
     pos, neg, _ = _shares(sums)
-    thresholds = torch.tensor(_THRESHOLDS, device=sums.device)
-    return torch.cat([side.flip(1).cumsum(1).flip(1).index_select(1, thresholds) for side in (pos, neg)], 1)
+    return torch.cat([side.flip(1).cumsum(1).flip(1)[:, _EVERY::_EVERY] for side in (pos, neg)], 1)
 
 
 def _shares(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:

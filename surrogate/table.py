@@ -1,4 +1,8 @@
-"""A comparison as a table: Markdown, CSV and LaTeX, in the shape of NeuroIoU's Table 1, in points (x 100)."""
+"""A comparison as a table: Markdown, CSV and LaTeX, in the shape of NeuroIoU's Table 1.
+
+Numbers are in points (x 100), but for those of a measure whose bounds are wider than [-1, 1]. The best of a column is
+marked where it is known which way is better: in what some row was chosen by, and in its parts.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,11 @@ def to_markdown(result: Result) -> str:
             lines += ["|" + "---|" * (len(columns) + 1)]
             lines += ["| " + " | ".join(cells) + " |" for cells in _cells(result, columns, bold="**{}**", sd=" ± {}")]
             lines += [""]
-    failed = [f"- {row['loss']}: {row['error']}" for row in result["rows"] if row.get("error")]
+    failed = [
+        f"- {row['loss']}, seed {run['seed']}, lr {run['lr']:g}: {run['error']}"
+        for row in result["rows"]
+        for run in row["failed"]
+    ]
     return "\n".join(lines + failed).rstrip() + "\n"
 
 
@@ -64,20 +72,34 @@ def _columns(result: Result) -> tuple[list[tuple[str, str]], list[tuple[str, str
 
 
 def _cells(result: Result, columns: Sequence[tuple[str, str]], *, bold: str, sd: str) -> Iterator[list[str]]:
-    choose = max if result["higher_is_better"] else min
-    best = {
-        key: choose((r["mean"][key] for r in result["rows"] if key in r["mean"]), default=None) for key, _ in columns
-    }
+    best = {key: _best(result, key) for key, _ in columns}
     for row in result["rows"]:
-        cells = [row["loss"]]
+        seeds = len(row["runs"])
+        cells = [row["loss"] if seeds == result["seeds"] else f"{row['loss']} ({seeds} of {result['seeds']} seeds)"]
         for key, _ in columns:
             value, spread = row["mean"].get(key), row["sd"].get(key)
             if value is None:
                 cells.append("-")
                 continue
-            text = f"{100 * value:.1f}" + (sd.format(f"{100 * spread:.1f}") if spread is not None else "")
+            shown = "{:.1f}" if factor(result, key) == 100 else "{:.3g}"
+            text = shown.format(factor(result, key) * value)
+            text += sd.format(shown.format(factor(result, key) * spread)) if spread is not None else ""
             cells.append(bold.format(text) if value == best[key] else text)
         yield cells
+
+
+def _best(result: Result, key: str) -> float | None:
+    """The best mean of a column; None where nobody knows which way is better."""
+    known = result["columns"].get(key.removeprefix("val."))
+    if known is None and "." not in key.removeprefix("val."):
+        return None
+    choose = max if (known or result)["higher_is_better"] else min
+    return choose((row["mean"][key] for row in result["rows"] if key in row["mean"]), default=None)
+
+
+def factor(result: Result, key: str) -> int:
+    """What the numbers of a column are multiplied by to be told: 100, or 1."""
+    return 100 if result["columns"].get(key.removeprefix("val."), {}).get("points", True) else 1
 
 
 def numbers_of(run: Mapping[str, Any]) -> dict[str, Any]:

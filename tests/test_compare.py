@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from surrogate.compare import _on_val
 from surrogate.table import to_latex, to_markdown
 
 # fmt: off
@@ -91,22 +92,55 @@ def test_an_unknown_loss_is_told_before_anything_runs(tmp_path, surrogate_cli):
     assert not (tmp_path / "cmp").exists()
 
 
-def test_a_loss_that_is_refused_is_a_row_with_its_reason(compared, surrogate_cli):
-    asked = ("--losses", "mse,surrogate", "--seeds", 1, "--lrs", "0.05", "--set", "finetune.max_wrong_sign=0")
-    row = surrogate_cli("compare", "--run", compared.parent / "gate", *TOY, *asked, "--json").json["rows"][-1]
-    assert row["loss"] == "surrogate"
-    assert row["runs"] or "wrong_sign" in row["error"]
+def test_a_run_that_diverges_is_told_and_counted(compared, surrogate_cli):
+    asked = ("--losses", "mse,surrogate", "--seeds", 1, "--lrs", "1e30")
+    run = compared.parent / "diverged"
+    row = surrogate_cli("compare", "--run", run, *TOY, *asked, "--json").json["rows"][1]
+    assert (row["loss"], row["runs"]) == ("mse", [])
+    (failed,) = row["failed"]
+    assert (failed["seed"], failed["lr"]) == (0, 1e30)
+    assert "lower" in failed["error"]
+    table = (run / "table.md").read_text()
+    assert "| mse (0 of 1 seeds) |" in table
+    assert "- mse, seed 0, lr 1e+30: " in table
+
+
+def result_of(*rows, **columns):
+    def whole(name, mean, sd=None, failed=()):
+        runs = [{}] * (2 - len(failed))
+        return {"loss": name, "lr": 1, "runs": runs, "mean": mean, "sd": sd or {}, "failed": list(failed)}
+
+    return {
+        "spec": "s",
+        "seeds": 2,
+        "headline": "m",
+        "higher_is_better": True,
+        "columns": {"m": {"higher_is_better": True, "points": True}, **columns},
+        "rows": [whole(*row) for row in rows],
+    }
 
 
 def test_parts_are_columns_and_the_best_is_bold():
-    rows = [
-        {"loss": "a_b", "lr": 1, "runs": [], "mean": {"val.m": 0.5, "m": 0.4, "iou.car": 0.3}, "sd": {"m": 0.01}},
-        {"loss": "c", "lr": 1, "runs": [], "mean": {"val.m": 0.4, "m": 0.6, "iou.car": 0.2}, "sd": {}, "error": "gone"},
-    ]
-    result = {"spec": "s", "seeds": 2, "headline": "m", "higher_is_better": True, "rows": rows}
+    result = result_of(
+        ("a_b", {"val.m": 0.5, "m": 0.4, "iou.car": 0.3}, {"m": 0.01}),
+        ("c", {"val.m": 0.4, "m": 0.6, "iou.car": 0.2}, {}, [{"seed": 1, "lr": 1e-3, "error": "gone"}]),
+    )
     markdown = to_markdown(result)
     assert "| loss | val m | m |" in markdown
     assert "| a_b | **50.0** | 40.0 ± 1.0 |" in markdown
-    assert "| c | 20.0 |" in markdown
-    assert "- c: gone" in markdown
+    assert "| c (1 of 2 seeds) | 40.0 | **60.0** |" in markdown
+    assert "- c, seed 1, lr 0.001: gone" in markdown
     assert r"a\_b & \textbf{30.0} & 40.0 $\pm$ 1.0 \\" in to_latex(result)
+
+
+def test_each_column_has_its_own_direction_and_unit():
+    rows = ("a", {"m": 0.2, "distance": 1.5, "other": 0.3}), ("b", {"m": 0.1, "distance": 12.25, "other": 0.2})
+    markdown = to_markdown(result_of(*rows, distance={"higher_is_better": False, "points": False}))
+    assert "| a | **20.0** | **1.5** | 30.0 |" in markdown
+    assert "| b | 10.0 | 12.2 | 20.0 |" in markdown
+
+
+def test_the_rate_of_a_loss_is_chosen_by_its_own_direction():
+    at = {"selected_by": "distance", "higher_is_better": False}
+    near, far, undefined = ({"val": {"distance": value}, **at} for value in (1.0, 2.0, None))
+    assert sorted([far, undefined, near], key=_on_val) == [undefined, far, near]

@@ -52,7 +52,7 @@ def test_at_batch_level_pools_part_the_samples_and_no_batch_mixes_them(
         assert 0 <= item.pool < sizes["pools"]
         assert all(pool_of.setdefault(index, item.pool) == item.pool for index in item.indices)
     sizes_of_pools = Counter(pool_of.values()).values()
-    assert not sizes_of_pools or max(sizes_of_pools) - min(sizes_of_pools) <= 1
+    assert max(sizes_of_pools, default=0) - min(sizes_of_pools, default=0) <= 1
     assert len(sizes_of_pools) == min(samples, sizes["pools"])
 
 

@@ -132,7 +132,8 @@ def misspelt(prediction: Tensor, target: Tensor) -> Any:
     ("function", "keywords", "message"),
     [
         (misspelt, {}, r"misspelt raised AttributeError: .* prediction of shape \(30,\) .*; mend it, or choose"),
-        (lambda p, t: p == t, {}, r"<lambda> gave 30 numbers; expected one, as by an average"),
+        (lambda p, t: p == t, {}, r"<lambda> gave a Tensor of shape \(30,\); expected one number, as by an average"),
+        (lambda _p, _t: None, {}, r"<lambda> gave a NoneType; expected one number"),
         (recall_of_worst, {"takes": "map"}, r"takes='map': no view of app 'segmentation'; did you mean 'maps'\?"),
         (recall_of_worst, {"level": "dataset"}, r"measure.level is 'dataset'; .* knows sample and batch"),
     ],

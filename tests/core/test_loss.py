@@ -146,6 +146,18 @@ def test_broken_outputs_do_not_pass_for_undefined_rows(
     assert loss(outputs, targets).isnan()
 
 
+@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min])
+def test_a_masked_class_is_no_broken_output(masked: float, loss: SurrogateLoss, batch: Batch) -> None:
+    outputs = batch[0].detach().clone()
+    outputs[:, 0] = masked
+    outputs.requires_grad_()
+    value = loss(outputs, torch.ones_like(batch[1]))
+    value.backward()
+    assert value.isfinite()
+    assert outputs.grad is not None
+    assert outputs.grad.isfinite().all()
+
+
 def test_the_surrogate_is_frozen_and_stays_so(measure: Measure, batch: Batch) -> None:
     made = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.9), nn.Linear(8, 1), nn.Flatten(0))
     loss = SurrogateLoss(measure, made)

@@ -35,7 +35,12 @@ class Pixels(NamedTuple):
 
 
 def pixels(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Pixels:
-    """Sorts the pixels of `(B, C, H, W)` logits by `(B, H, W)` integer labels. Runs without gradient."""
+    """Sorts the pixels of `(B, C, H, W)` logits by `(B, H, W)` integer labels. Runs without gradient.
+
+    Raises:
+        DataError: see `check_labels`.
+    """
+    check_labels(labels, logits.shape[1], ignore_index=ignore_index)
     predicted = logits.detach().argmax(1).flatten(1)
     label = labels.flatten(1).long()
     valid = label != ignore_index
@@ -56,9 +61,7 @@ def counts(
     """
 
     def by_class(group: Tensor, weight: Tensor | float, index: Tensor) -> Tensor:
-        weight = torch.as_tensor(weight, device=index.device)
-        weight = weight if weight.is_floating_point() else weight.float()
-        weighed = torch.where(group, weight, 0.0)
+        weighed = torch.where(group, weight, 0.0)  # a number stays one: as a tensor it would wait for the device
         return weighed.new_zeros(len(index), num_classes).scatter_add(1, index, weighed)
 
     sums = (
@@ -97,6 +100,22 @@ def check_classes(logits: Tensor, num_classes: int) -> None:
     """Raises `DataError` where `(B, C, H, W)` logits are not of the number of classes that the data has."""
     if logits.shape[1] != num_classes:
         raise DataError(f"logits have {logits.shape[1]} classes, the data {num_classes}; give one logit per class")
+
+
+def check_labels(labels: Tensor, num_classes: int, *, ignore_index: int) -> None:
+    """Raises `DataError` on the first label that is neither a class nor void, on the CPU: no device is waited for."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, 0)
+    if low >= 0 and high < num_classes:
+        return
+    bad = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
+    if bad.any():
+        image, *at = bad.nonzero()[0].tolist()
+        raise DataError(
+            f"label {int(labels[image, *at])} in image {image} of the batch, row {at[0]}, column {at[1]}; "
+            f"expected 0 to {num_classes - 1}, or {ignore_index} for void; correct the mask or the number of classes"
+        )
 
 
 def class_probabilities(logits: Tensor, px: Pixels) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,10 @@ class TabularTask:
             f"{len(split)} {name} ({int(split.targets.sum())} positive)" for name, split in self.table.splits.items()
         )
         self.about = f"{self.table.title}: {sizes}, {self.table.features} inputs"
+        if recipe.data.keep < 1.0:
+            self.about += f"; data.keep={recipe.data.keep:g}: of the positives, that share"
+        if recipe.data.noise:
+            self.about += f"; data.noise={recipe.data.noise:g} standard deviations on training inputs"
 
     def dataset(self, split: str) -> Rows:
         """A split by name."""

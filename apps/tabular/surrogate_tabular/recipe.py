@@ -29,8 +29,8 @@ class TableRecipe(Section):
     """The value of the target that is the positive class; empty: the rarer one."""
     digit: int = Field(default=8, ge=0, le=9)
     """Of `digits`: this one is told from the rest."""
-    keep: float = Field(default=0.5, gt=0.0, le=1.0)
-    """Share of the positives kept, drawn at random: how unbalanced the data is made."""
+    keep: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the positives kept, drawn at random: makes balanced data unbalanced, to try a metric on."""
     holdout: float = Field(default=0.3, gt=0.0, le=0.4)
     """Share of the samples in the validation split, and again in the test split."""
     seed: NonNegativeInt = 0

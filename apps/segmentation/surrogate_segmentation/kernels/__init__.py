@@ -19,6 +19,7 @@ A kernel is a module with `forward(logits, labels, ignore_index)` and `backward(
 from __future__ import annotations
 
 import logging
+import os
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -28,7 +29,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from surrogate.errors import DataError
 from surrogate_segmentation import counts
 
 Kernel = Literal["auto", "reference", "tiled", "native", "triton"]
@@ -41,15 +41,16 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
         logits: `(B, C, H, W)` floats of any strides.
         labels: `(B, H, W)` of any integer dtype, in [0, C) or `ignore_index` (void).
         ignore_index: the label of void pixels.
-        kernel: `auto` is `triton` on CUDA and `tiled` on a CPU; `native` is C, compiled at first use.
+        kernel: `auto` is `triton` on CUDA and `tiled` on a CPU; `native` is C, compiled at first use. One that does not
+            run on the device of the logits gives way to `auto`: a surrogate may be used elsewhere than it was fitted.
 
     Raises:
-        DataError: a label is out of range, on the CPU; elsewhere its pixel is NaN.
+        DataError: a label is out of range, on the CPU; elsewhere its pixel is NaN, or the reference ends in the error
+            of the device.
         MissingExtraError: `native` without a C compiler, `triton` without its package.
     """
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        check_labels(labels, logits.shape[1], ignore_index=ignore_index)
-    if kernel == "auto":
+    counts.check_labels(labels, logits.shape[1], ignore_index=ignore_index)
+    if kernel == "auto" or not _runs_on(kernel, logits.device.type):
         kernel = _fastest(logits.device.type)
     if kernel == "reference":
         return counts.soft_counts(logits, labels, ignore_index=ignore_index)
@@ -57,18 +58,10 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
     return found
 
 
-def check_labels(labels: Tensor, num_classes: int, *, ignore_index: int) -> None:
-    """Raises `DataError` on the first label that is neither a class nor void. Waits for the device of the labels."""
-    low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, 0)
-    if low >= 0 and high < num_classes:
-        return
-    bad = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)
-    if bad.any():
-        image, *at = bad.nonzero()[0].tolist()
-        raise DataError(
-            f"label {int(labels[image, *at])} in image {image} of the batch, row {at[0]}, column {at[1]}; "
-            f"expected 0 to {num_classes - 1}, or {ignore_index} for void; correct the mask or the number of classes"
-        )
+def _runs_on(kernel: str, device: str) -> bool:
+    if kernel == "triton":
+        return device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    return kernel == "reference" or device == "cpu"
 
 
 @cache

@@ -24,10 +24,11 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     parts = torch.empty(batch, tiles, classes, 6, dtype=dtype, device=logits.device)
     sums = torch.empty(batch, classes, 6, dtype=dtype, device=logits.device)
-    _tiles[(batch, tiles)](
-        logits, labels, parts, *logits.stride(), *labels.stride(), classes, pixels, width, ignore_index, BLOCK=BLOCK
-    )
-    _add[(batch, classes)](parts, sums, classes, tiles)
+    with torch.cuda.device_of(logits):  # a launch goes to the current device, wherever its tensors are
+        _tiles[(batch, tiles)](
+            logits, labels, parts, *logits.stride(), *labels.stride(), classes, pixels, width, ignore_index, BLOCK=BLOCK
+        )
+        _add[(batch, classes)](parts, sums, classes, tiles)
     return sums
 
 
@@ -36,10 +37,11 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
     batch, classes, _, width = logits.shape
     pixels = labels[0].numel()
     result = torch.empty_like(logits)
-    _gradient[(batch, triton.cdiv(pixels, BLOCK))](
-        logits, labels, grad.contiguous(), result, *logits.stride(), *labels.stride(), *result.stride(),
-        classes, pixels, width, ignore_index, BLOCK=BLOCK,
-    )  # fmt: skip
+    with torch.cuda.device_of(logits):
+        _gradient[(batch, triton.cdiv(pixels, BLOCK))](
+            logits, labels, grad.contiguous(), result, *logits.stride(), *labels.stride(), *result.stride(),
+            classes, pixels, width, ignore_index, BLOCK=BLOCK,
+        )  # fmt: skip
     return result
 
 
