@@ -21,13 +21,16 @@ of the elements over; the certificate is about them.
 A random part of the elements, by random amounts, towards the perfect outputs; the same away from them; towards them
 at the elements that are wrong alone, where a statistic of the errors cannot hide behind one of the successes. And the
 same far enough to mend what a small step does not: where nothing is right yet (a class without a hit), the metric is
-flat for a small step, and a surrogate that is right about that alone would never leave.
+flat for a small step, and a surrogate that is right about that would never leave. So a row at the worst value is asked
+by long moves alone.
 
 Not in isotropic random directions: what a metric makes of those is decided by which elements happen to tip over, and no
 soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; see `docs/log.md`).
 """
 KINDS = tuple(STEPS)
-SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < 1.0)
+LONG = 1.0
+"""A step of this length is no small one."""
+SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < LONG)
 """Places in KINDS."""
 
 
@@ -39,7 +42,8 @@ class Move(NamedTuple):
     velocity: Tensor
     """`(R, F)` their derivative along the move."""
     change: Tensor
-    """`(R,)` change of the true loss; NaN where the row is undefined before or after."""
+    """`(R,)` change of the true loss; NaN where the row is undefined before or after, or at the worst value before a
+    small move."""
 
 
 def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:
@@ -67,4 +71,5 @@ def move(measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, ste
     with torch.no_grad():
         before = measure.loss_of(measure.metric(outputs, targets))
         after = measure.loss_of(measure.metric(outputs + step * way, targets))
-    return Move(stats.detach(), velocity.detach(), after - before)
+        asked = (before < 1.0) | (step >= LONG)
+    return Move(stats.detach(), velocity.detach(), torch.where(asked, after - before, torch.nan))

@@ -118,7 +118,7 @@ class FitRecipe(Section):
     lr: PositiveFloat = 2e-3
     patience: PositiveInt = 40
     """Epochs without a better error on held-out samples before the fit stops."""
-    slope_weight: NonNegativeFloat = 1e-3
+    slope_weight: NonNegativeFloat = 1e-2
     """Weight of the error of the slope along recorded moves, in units of their mean squared change, beside the squared
     error of the value."""
     sign_weight: NonNegativeFloat = 1.0

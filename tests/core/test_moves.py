@@ -100,3 +100,16 @@ def test_towards_moves_some_places_with_all_their_channels_and_away_the_opposite
 def test_nothing_is_left_to_move_where_the_outputs_are_perfect() -> None:
     outputs = torch.randn(4, 3, 6, 6)
     assert not direction("towards", outputs, outputs, torch.Generator()).any()
+
+
+def test_at_the_worst_value_only_a_long_move_is_asked(
+    measure: Measure, perfect: Callable[[Tensor, Tensor], Tensor], scene: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    outputs, targets, _ = scene
+    ideal = perfect(outputs, targets)
+    outputs[0] = ideal[0].flip(0)  # all wrong
+    assert measure.metric(outputs, targets)[0] == 0.0
+    small, long = (move(measure, outputs, targets, ideal - outputs, step=step).change for step in (0.05, 1.0))
+    assert small.isnan().tolist() == [True, False, False, False, True]
+    assert long.isnan().tolist() == [False, False, False, False, True]
+    assert long[0] == -1.0
