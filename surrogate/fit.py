@@ -25,6 +25,8 @@ from surrogate.store import Rows, StatsStore
 
 _SAVE_EVERY = 20
 """Epochs between checkpoints: an epoch is a fraction of a second, so more would cost more than it saves."""
+_LEAST_SPREAD = 1e-3
+"""Of the losses: rows that are all alike have none to measure errors by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +196,16 @@ def _descend(
     notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_rmse": math.inf, "best_epoch": 0}
     best = copy.deepcopy(surrogate)
     both = torch.nn.ModuleDict({"surrogate": surrogate, "best": best})
+    spread = max(float(fitted[1].std(correction=0)), _LEAST_SPREAD)
     if state.exists():
         notes = load_state(state, both, optimizer)
     while notes["epoch"] < settings.epochs and notes["epoch"] - notes["best_epoch"] < settings.patience:
         epoch = notes["epoch"]
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
-        _epoch(surrogate, optimizer, fitted, moved, settings, generator_of(seed, epoch))
-        value, whole = (float(error.detach()) for error in objective(surrogate, stopping, aside, settings))
+        _epoch(surrogate, optimizer, fitted, moved, settings, spread, generator_of(seed, epoch))
+        errors = objective(surrogate, stopping, aside, settings, spread=spread)
+        value, whole = (float(error.detach()) for error in errors)
         if not math.isfinite(whole):
             raise DivergedError(f"fit: the error is {whole} in epoch {epoch + 1}; try a lower fit.lr")
         notes["epoch"] = epoch + 1
@@ -222,6 +226,7 @@ def _epoch(
     fitted: tuple[Tensor, Tensor],
     moved: tuple[Tensor, Tensor],
     settings: FitRecipe,
+    spread: float,
     generator: torch.Generator,
 ) -> None:
     """One pass over the fitted rows, each batch next to as many moves drawn at random."""
@@ -231,7 +236,7 @@ def _epoch(
         rows = order[start : start + settings.batch_size].to(value.device)
         drawn = torch.randint(max(len(moved[1]), 1), (len(rows),), generator=generator).to(value.device)
         chosen = (moved[0][drawn], moved[1][drawn]) if len(moved[1]) else moved
-        _, error = objective(surrogate, (stats[rows], value[rows]), chosen, settings)
+        _, error = objective(surrogate, (stats[rows], value[rows]), chosen, settings, spread=spread)
         optimizer.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

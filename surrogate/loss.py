@@ -20,9 +20,9 @@ _DECAY = 0.9
 class SurrogateLoss(nn.Module):
     """Called like `nn.CrossEntropyLoss`: `loss(outputs, targets)` is a scalar, the mean predicted loss of the rows.
 
-    Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN or inf in the outputs gives NaN.
-    Statistics and surrogate run in fp32, also under autocast. The surrogate is frozen: only the outputs get a gradient
-    (NeuroIoU, Algorithm 1, Eq. 5).
+    Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN or inf in the outputs gives
+    NaN. Statistics and surrogate run in fp32, also under autocast. The surrogate is frozen: only the outputs get a
+    gradient (NeuroIoU, Algorithm 1, Eq. 5).
     """
 
     def __init__(self, measure: Measure, surrogate: nn.Module) -> None:

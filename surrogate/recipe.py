@@ -118,11 +118,11 @@ class FitRecipe(Section):
     lr: PositiveFloat = 2e-3
     patience: PositiveInt = 40
     """Epochs without a better error on held-out samples before the fit stops."""
-    slope_weight: NonNegativeFloat = 1e-2
+    slope_weight: NonNegativeFloat = 0.06
     """Weight of the error of the slope along recorded moves, in units of their mean squared change, beside the squared
-    error of the value."""
+    error of the value in units of its variance."""
     sign_weight: NonNegativeFloat = 1.0
-    """Weight of the error of the slope's sign."""
+    """Weight of the error of the slope's sign, as that of the value."""
     holdout: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of the samples, never of the rows, held out of the fit."""
 
