@@ -22,7 +22,7 @@ from surrogate.errors import DataError, QualityError, UsageError, nearest
 from surrogate.loss import SurrogateLoss, check_matches
 from surrogate.progress import Progress, Stage
 from surrogate.refresh import Refresh
-from surrogate.rundir import RunDir, read_json, write_json
+from surrogate.rundir import read_json, write_json
 from surrogate.store import StatsStore, StoreSpec, StoreWriter
 from surrogate.work import Request, Work, claim_finetune, claim_run, open_work
 
@@ -212,46 +212,50 @@ def _fit(work: Work) -> Stage[dict[str, Any]]:
 
 
 def _finetune(work: Work) -> Stage[dict[str, Any]]:
-    settings = work.recipe.finetune
-    folder = work.run.finetune(settings.loss)
+    loss = work.recipe.finetune.loss
+    folder, result = work.run.finetune(loss), work.run.result(loss)
     claim_finetune(work, folder)
-    finished = _finished(work.run)
-    if settings.loss not in finished:
-        if settings.loss == "surrogate" and not settings.surrogate:
-            yield from _fit(work)
-        else:
-            yield from _train(work)
-        loss, adapt, beside = _loss(work, folder)
-        before = work.baseline_model()
-        after = work.new_model() if settings.from_scratch else copy.deepcopy(before)
-        yield from finetuning.finetune(
-            work.engine,
-            after,
-            finetuning.MixedLoss(loss, work.task.baseline(work.app.baselines[0]), mix=settings.ce_mix),
-            work.task.dataset("train"),
-            validate=lambda m: work.scores(m, "val", beside()),
-            select=work.selection(),
-            settings=settings,
-            seed=seed_of(work.recipe.seed, 1),
-            folder=folder,
-            adapt=adapt,
-            keep_start=not settings.from_scratch,
-        )
-        models, scores = {"before": before, "after": after}, {}
-        for name, model in models.items():
-            scores[name] = yield from work.scores(model, "test")
-            scores[name]["val"] = _scalars((yield from work.scores(model, "val")))
-        figures = work.task.figures(folder, models, scores)
-        finished[settings.loss] = {**scores, "figures": [str(path) for path in figures]}
-        write_json(work.run.report, finished)
+    if not result.exists():
+        write_json(result, (yield from _tuned(work, folder)))
+    results = work.run.results()
     return {
         "run": str(work.run.root),
-        "loss": settings.loss,
+        "loss": loss,
         "checkpoint": str(folder / "model.safetensors"),
-        **finished[settings.loss],
+        **results[loss],
         "spec": f"{work.spec}; split=test, val beside it",
-        "losses": {name: {"before": entry["before"], "after": entry["after"]} for name, entry in finished.items()},
+        "losses": {name: {"before": entry["before"], "after": entry["after"]} for name, entry in results.items()},
     }
+
+
+def _tuned(work: Work, folder: Path) -> Stage[dict[str, Any]]:
+    """Trains, and gives the numbers before and after."""
+    settings = work.recipe.finetune
+    if settings.loss == "surrogate" and not settings.surrogate:
+        yield from _fit(work)
+    else:
+        yield from _train(work)
+    loss, adapt, beside = _loss(work, folder)
+    before = work.baseline_model()
+    after = work.new_model() if settings.from_scratch else copy.deepcopy(before)
+    yield from finetuning.finetune(
+        work.engine,
+        after,
+        finetuning.MixedLoss(loss, work.task.baseline(work.app.baselines[0]), mix=settings.ce_mix),
+        work.task.dataset("train"),
+        validate=lambda m: work.scores(m, "val", beside()),
+        select=work.selection(),
+        settings=settings,
+        seed=seed_of(work.recipe.seed, 1),
+        folder=folder,
+        adapt=adapt,
+        keep_start=not settings.from_scratch,
+    )
+    models, scores = {"before": before, "after": after}, {}
+    for name, model in models.items():
+        scores[name] = yield from work.scores(model, "test")
+        scores[name]["val"] = _scalars((yield from work.scores(model, "val")))
+    return {**scores, "figures": [str(path) for path in work.task.figures(folder, models, scores)]}
 
 
 def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None, Callable[[], list[Agreement]]]:
@@ -335,10 +339,6 @@ def _store_spec(work: Work) -> StoreSpec:
         regimes=work.recipe.collect.regimes,
         policies={**work.task.facts, **work.recipe.measure.options},
     )
-
-
-def _finished(run: RunDir) -> dict[str, Any]:
-    return read_json(run.report) if run.report.exists() else {}
 
 
 def _scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
