@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surrogate import approximator, checkpoint, moves
-from surrogate import collect as collecting
+from surrogate import approximator, checkpoint
 from surrogate import finetune as finetuning
 from surrogate import fit as fitting
 from surrogate.batches import seed_of
@@ -21,9 +19,10 @@ from surrogate.drift import Agreement
 from surrogate.errors import DataError, QualityError, UsageError, nearest
 from surrogate.loss import SurrogateLoss, check_matches
 from surrogate.progress import Progress, Stage
+from surrogate.recorded import is_recorded, opened, record
 from surrogate.refresh import Refresh
 from surrogate.rundir import read_json, write_json
-from surrogate.store import StatsStore, StoreSpec, StoreWriter
+from surrogate.store import StatsStore
 from surrogate.work import Request, Work, claim_finetune, claim_run, open_work
 
 __all__ = [
@@ -133,16 +132,17 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
 
 def _collect(work: Work) -> Stage[dict[str, Any]]:
     yield from _train(work)
-    stats = work.run.stats
-    if not (StatsStore.is_complete(stats) and StatsStore.is_complete(work.run.moves)):
-        yield from _record(work, work.baseline_model(), stats, work.run.moves)
-    store = StatsStore.open(stats)
+    pair = work.run.stats, work.run.moves
+    if not is_recorded(*pair):
+        work.run.fit_state.unlink(missing_ok=True)  # of a fit to rows that are gone
+        yield from record(work, work.baseline_model(), *pair)
+    store, _ = opened(work, *pair)
     counts = torch.zeros(len(store.spec.regimes), dtype=torch.int64)
     for shard in store.shards():
         counts += torch.bincount(shard.regime.long(), minlength=len(counts))
     return {
         "run": str(work.run.root),
-        "store": str(stats),
+        "store": str(store.folder),
         "rows": store.rows,
         "undefined": store.undefined,
         "columns": list(store.spec.columns),
@@ -150,23 +150,6 @@ def _collect(work: Work) -> Stage[dict[str, Any]]:
         "level": store.spec.level,
         "regimes": dict(zip(store.spec.regimes, counts.tolist(), strict=True)),
     }
-
-
-def _record(work: Work, model: nn.Module, stats: Path, moved: Path) -> Stage[None]:
-    """Rows and moves of a model, into two stores."""
-    settings, spec = work.recipe.collect, _store_spec(work)
-    moves_spec = dataclasses.replace(spec, columns=collecting.move_columns(work.measure), regimes=moves.KINDS)
-    yield from collecting.collect(
-        work.engine,
-        model,
-        work.task.dataset("train"),
-        work.measure,
-        work.task.perfect,
-        rows=StoreWriter(stats, spec, shard_rows=settings.shard_rows),
-        moves=StoreWriter(moved, moves_spec, shard_rows=settings.shard_rows),
-        settings=settings,
-        seed=work.recipe.seed,
-    )
 
 
 def _fitted(
@@ -191,8 +174,8 @@ def _fit(work: Work) -> Stage[dict[str, Any]]:
     if work.run.fit_report.exists():
         return read_json(work.run.fit_report)
     yield from _collect(work)
-    rows = StatsStore.open(work.run.stats)
-    surrogate, fidelity = yield from _fitted(work, [rows], [StatsStore.open(work.run.moves)], work.run.fit_state)
+    rows, moved = opened(work, work.run.stats, work.run.moves)
+    surrogate, fidelity = yield from _fitted(work, [rows], [moved], work.run.fit_state)
     approximator.save(surrogate, _card(work, surrogate, fidelity), work.run.surrogate)
     report, figures = work.task.report_fit(surrogate, work.run.root)
     result = {
@@ -271,7 +254,7 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
         settings,
         folder,
         stores=None if settings.surrogate else (work.run.stats, work.run.moves),
-        collect=lambda model, stats, moved: _record(work, model, stats, moved),
+        collect=lambda model, stats, moved: record(work, model, stats, moved),
         fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),
     )
@@ -326,18 +309,6 @@ def _card(work: Work, surrogate: approximator.Surrogate, fidelity: dict[str, Any
         activation=surrogate.activation,
         directions=surrogate.directions,
         fidelity=fidelity,
-    )
-
-
-def _store_spec(work: Work) -> StoreSpec:
-    return StoreSpec(
-        app=work.recipe.app,
-        measure=work.recipe.measure.name,
-        measure_version=work.measure.version,
-        level=work.measure.level,
-        columns=work.measure.columns,
-        regimes=work.recipe.collect.regimes,
-        policies={**work.task.facts, **work.recipe.measure.options},
     )
 
 

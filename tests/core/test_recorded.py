@@ -1,0 +1,77 @@
+"""A run's own statistics, surrogate and results: what is used again, made again or refused. On the toy, in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surrogate import pipeline, plugins
+from surrogate.errors import UsageError
+from surrogate.pipeline import Request
+from surrogate.progress import Stage, finish
+from surrogate.protocols import Measure
+
+SMALL = (
+    ("device", "cpu"),
+    ("data.train", 300),
+    ("data.test", 32),
+    ("train.epochs", 1),
+    ("fit.epochs", 3),
+    ("finetune.epochs", 2),
+    ("finetune.max_wrong_sign", 1.0),
+)
+
+
+def request(run: Path, *changes: tuple[str, Any]) -> Request:
+    return Request(app="toy", run=run, overrides=(*SMALL, *changes))
+
+
+def told(stage: Stage[dict[str, Any]]) -> str:
+    """What a stage says on its way to the end."""
+    return "\n".join(progress.message for progress in stage if progress.message)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder after `fit`; copy it before changing it."""
+    run = tmp_path_factory.mktemp("recorded") / "run"
+    finish(pipeline.fit(request(run)))
+    return run
+
+
+@pytest.fixture
+def run(fitted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fitted, tmp_path / "run"))
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measure grows a version."""
+    load = plugins.load_measure
+
+    def load_newer(*args: Any, **kwargs: Any) -> Measure:
+        return dataclasses.replace(load(*args, **kwargs), version=2)
+
+    monkeypatch.setattr(plugins, "load_measure", load_newer)
+
+
+@pytest.mark.usefixtures("newer")
+def test_complete_statistics_of_an_older_measure_are_refused(run: Path) -> None:
+    with pytest.raises(UsageError, match=r"stats and .*moves: .* another measure_version .* delete both .* --run"):
+        finish(pipeline.collect(request(run)))
+    for folder in ("stats", "moves"):
+        shutil.rmtree(run / folder)
+    assert finish(pipeline.collect(request(run)))["rows"] > 0
+
+
+@pytest.mark.usefixtures("newer")
+def test_moves_alone_of_an_older_measure_are_refused(run: Path, tmp_path: Path) -> None:
+    finish(pipeline.collect(request(tmp_path / "newer")))
+    shutil.rmtree(run / "stats")
+    shutil.copytree(tmp_path / "newer" / "stats", run / "stats")
+    with pytest.raises(UsageError, match="another measure_version"):
+        finish(pipeline.collect(request(run)))
