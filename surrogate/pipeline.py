@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from surrogate import approximator, checkpoint
+from surrogate import approximator, checkpoint, fitted
 from surrogate import finetune as finetuning
 from surrogate import fit as fitting
 from surrogate.batches import seed_of
 from surrogate.describe import apps, doctor, inspect, measures
 from surrogate.drift import Agreement
-from surrogate.errors import DataError, QualityError, UsageError, nearest
-from surrogate.loss import SurrogateLoss, check_matches
+from surrogate.errors import UsageError, nearest
+from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
 from surrogate.recorded import is_recorded, opened, record
 from surrogate.refresh import Refresh
@@ -171,14 +171,26 @@ def _fitted(
 
 
 def _fit(work: Work) -> Stage[dict[str, Any]]:
-    if work.run.fit_report.exists():
-        return read_json(work.run.fit_report)
+    report = work.run.fit_report
+    if report.exists():
+        mismatch = fitted.mismatch(work, work.run.surrogate)
+        if mismatch is not None:
+            yield Progress("fit", 0, work.recipe.fit.epochs, message=f"fit: made again: {mismatch}")
+            report.unlink()
+    if not report.exists():
+        write_json(report, (yield from _refit(work)))
+    work.run.fit_state.unlink(missing_ok=True)
+    return read_json(report)
+
+
+def _refit(work: Work) -> Stage[dict[str, Any]]:
+    """Makes the run's surrogate, and gives its fidelity and how it was fitted."""
     yield from _collect(work)
     rows, moved = opened(work, work.run.stats, work.run.moves)
     surrogate, fidelity = yield from _fitted(work, [rows], [moved], work.run.fit_state)
-    approximator.save(surrogate, _card(work, surrogate, fidelity), work.run.surrogate)
+    approximator.save(surrogate, fitted.card(work, surrogate, fidelity), work.run.surrogate)
     report, figures = work.task.report_fit(surrogate, work.run.root)
-    result = {
+    return {
         "run": str(work.run.root),
         "surrogate": str(work.run.surrogate),
         "rows": rows.rows,
@@ -189,9 +201,6 @@ def _fit(work: Work) -> Stage[dict[str, Any]]:
         "report": report,
         "figures": [str(path) for path in figures],
     }
-    write_json(work.run.fit_report, result)
-    work.run.fit_state.unlink(missing_ok=True)
-    return result
 
 
 def _finetune(work: Work) -> Stage[dict[str, Any]]:
@@ -246,7 +255,7 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
     settings = work.recipe.finetune
     if settings.loss != "surrogate":
         return work.task.baseline(settings.loss), None, list
-    surrogate = _checked_surrogate(work)
+    surrogate = fitted.trusted(work, Path(settings.surrogate) if settings.surrogate else work.run.surrogate)
     loss = SurrogateLoss(work.measure, surrogate).to(work.engine.device)
     refresh = Refresh(
         work.measure,
@@ -259,57 +268,6 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),
     )
     return loss, refresh, lambda: [Agreement(work.measure, surrogate)]
-
-
-def _checked_surrogate(work: Work) -> approximator.Surrogate:
-    """The surrogate that the recipe names, or this run's own; checked against data, measure and quality gate."""
-    settings = work.recipe.finetune
-    path = Path(settings.surrogate) if settings.surrogate else work.run.surrogate
-    surrogate, card = approximator.load(path)
-    wanted = (work.recipe.app, work.recipe.measure.name)
-    if (card.app, card.measure) != wanted:
-        raise DataError(
-            f"{path}: fitted for measure {card.measure!r} of app {card.app!r}, this run is about {wanted[1]!r} of "
-            f"{wanted[0]!r}; fit again"
-        )
-    for fact, value in card.facts.items():
-        if fact in work.task.facts and work.task.facts[fact] != value:
-            raise DataError(
-                f"{path}: fitted with {fact}={value}, this run has {fact}={work.task.facts[fact]}; "
-                "fit again on this data"
-            )
-    if card.options != work.recipe.measure.options:
-        raise DataError(
-            f"{path}: fitted with measure settings {card.options}, this run has "
-            f"{work.recipe.measure.options}; fit again"
-        )
-    check_matches(card, work.measure, path=path)
-    wrong = card.fidelity.get("wrong_sign")
-    if wrong is not None and wrong > settings.max_wrong_sign:
-        raise QualityError(
-            f"{path}: {100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most "
-            f"{100 * settings.max_wrong_sign:.1f} % are allowed; fit it better (docs/fidelity-report.md), or allow it "
-            "with --set finetune.max_wrong_sign=1"
-        )
-    return surrogate
-
-
-def _card(work: Work, surrogate: approximator.Surrogate, fidelity: dict[str, Any]) -> approximator.Card:
-    return approximator.Card(
-        app=work.recipe.app,
-        measure=work.recipe.measure.name,
-        options=work.recipe.measure.options,
-        facts=dict(work.task.facts),
-        version=work.measure.version,
-        level=work.measure.level,
-        columns=surrogate.columns,
-        inputs=surrogate.inputs,
-        depth=surrogate.depth,
-        width=surrogate.width,
-        activation=surrogate.activation,
-        directions=surrogate.directions,
-        fidelity=fidelity,
-    )
 
 
 def _scalars(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from surrogate import pipeline, plugins
 from surrogate.errors import UsageError
@@ -75,3 +78,28 @@ def test_moves_alone_of_an_older_measure_are_refused(run: Path, tmp_path: Path) 
     shutil.copytree(tmp_path / "newer" / "stats", run / "stats")
     with pytest.raises(UsageError, match="another measure_version"):
         finish(pipeline.collect(request(run)))
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_an_older_version(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        card = file.metadata()["surrogate"]
+    assert '"version": 1' in card
+    save_file(load_file(path), path, metadata={"surrogate": card.replace('"version": 1', '"version": 0')})
+
+
+@pytest.mark.parametrize("spoil", [deleted, damaged, of_an_older_version])
+def test_a_surrogate_that_is_no_use_is_fitted_again(run: Path, spoil: Callable[[Path], None]) -> None:
+    path = run / "surrogate.safetensors"
+    whole = path.read_bytes()
+    spoil(path)
+    assert f"made again: {path}" in told(pipeline.fit(request(run)))
+    assert path.read_bytes() == whole
+    assert told(pipeline.fit(request(run))) == ""
