@@ -1,4 +1,4 @@
-"""The file of a fitted surrogate and a run: what is written of it, and whether it is one that the run may train through."""
+"""The file of a fitted surrogate: what a run writes of it, and whether it is one that a run may train through."""
 
 from __future__ import annotations
 
