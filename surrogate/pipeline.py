@@ -13,6 +13,7 @@ from torch import nn
 from surrogate import approximator, checkpoint, fitted
 from surrogate import finetune as finetuning
 from surrogate import fit as fitting
+from surrogate.atomic import sweep, sweep_below
 from surrogate.batches import seed_of
 from surrogate.describe import apps, doctor, inspect, measures
 from surrogate.drift import Agreement
@@ -99,6 +100,8 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
     folder, settings = work.run.model, work.recipe.train
     weights, report = folder / "model.safetensors", folder / "train.json"
     if not report.exists():
+        sweep(work.run.root)
+        sweep_below(folder)
         yield Progress("train", 0, settings.epochs, message=f"data: {work.task.about}")
         model = work.model()
         if work.recipe.model.weights:
@@ -178,6 +181,7 @@ def _fit(work: Work) -> Stage[dict[str, Any]]:
             yield Progress("fit", 0, work.recipe.fit.epochs, message=f"fit: made again: {mismatch}")
             report.unlink()
     if not report.exists():
+        sweep(work.run.root)
         write_json(report, (yield from _refit(work)))
     work.run.fit_state.unlink(missing_ok=True)
     return read_json(report)
@@ -208,6 +212,7 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
     folder, result = work.run.finetune(loss), work.run.result(loss)
     claim_finetune(work, folder)
     if not result.exists():
+        sweep_below(folder)
         write_json(result, (yield from _tuned(work, folder)))
     results = work.run.results()
     return {

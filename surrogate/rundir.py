@@ -98,8 +98,13 @@ def claim(path: Path, recipe: Recipe, before: Recipe | None) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON for people and programs: indented, keys sorted, atomically; NaN is refused."""
-    write_atomic(path, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+    """Writes JSON for people and programs: indented, keys sorted, atomically; NaN is refused.
+
+    A file that says the same already is left alone.
+    """
+    data = (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomic(path, data)
 
 
 def read_json(path: Path) -> dict[str, Any]:

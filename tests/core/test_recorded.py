@@ -103,3 +103,25 @@ def test_a_surrogate_that_is_no_use_is_fitted_again(run: Path, spoil: Callable[[
     assert f"made again: {path}" in told(pipeline.fit(request(run)))
     assert path.read_bytes() == whole
     assert told(pipeline.fit(request(run))) == ""
+
+
+def test_two_finetunings_at_once_keep_both_results(run: Path) -> None:
+    first = pipeline.finetune(request(run, ("finetune.loss", "mse")))
+    next(progress for progress in first if progress.stage.startswith("finetune"))
+    finish(pipeline.finetune(request(run)))
+    assert set(finish(first)["losses"]) == {"mse", "surrogate"}
+
+
+def test_a_stage_sweeps_its_own_folder_and_no_other(run: Path) -> None:
+    folders = run / "finetune-mse" / "checkpoint", run / "finetune-surrogate" / "checkpoint", run
+    partials = [folder / ".file.0123abcd.partial" for folder in folders]
+    for path in partials:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    finish(pipeline.finetune(request(run)))
+    assert [path.exists() for path in partials] == [True, False, True]
+    finish(pipeline.finetune(request(run, ("finetune.loss", "mse"))))
+    assert [path.exists() for path in partials] == [False, False, True]
+    (run / "fit.json").unlink()
+    finish(pipeline.fit(request(run)))
+    assert [path.exists() for path in partials] == [False, False, False]
