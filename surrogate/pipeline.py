@@ -20,7 +20,7 @@ from surrogate.drift import Agreement
 from surrogate.errors import UsageError, nearest
 from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
-from surrogate.recorded import is_recorded, opened, record
+from surrogate.recorded import beside, is_recorded, opened, record
 from surrogate.refresh import Refresh
 from surrogate.rundir import read_json, write_json
 from surrogate.store import StatsStore
@@ -260,14 +260,15 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
     settings = work.recipe.finetune
     if settings.loss != "surrogate":
         return work.task.baseline(settings.loss), None, list
-    surrogate = fitted.trusted(work, Path(settings.surrogate) if settings.surrogate else work.run.surrogate)
+    path = Path(settings.surrogate) if settings.surrogate else work.run.surrogate
+    surrogate = fitted.trusted(work, path)
     loss = SurrogateLoss(work.measure, surrogate).to(work.engine.device)
     refresh = Refresh(
         work.measure,
         surrogate,
         settings,
         folder,
-        stores=None if settings.surrogate else (work.run.stats, work.run.moves),
+        stores=beside(work, path),
         collect=lambda model, stats, moved: record(work, model, stats, moved),
         fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),

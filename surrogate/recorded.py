@@ -11,6 +11,7 @@ from surrogate import collect as collecting
 from surrogate.errors import UsageError
 from surrogate.moves import KINDS
 from surrogate.progress import Stage
+from surrogate.rundir import RunDir
 from surrogate.store import StatsStore, StoreSpec, StoreWriter
 from surrogate.work import Work
 
@@ -51,6 +52,16 @@ def opened(work: Work, rows: Path, moves: Path) -> tuple[StatsStore, StatsStore]
             "folders to collect anew, or name a new folder with --run"
         )
     return stores
+
+
+def beside(work: Work, surrogate: Path) -> tuple[Path, Path] | None:
+    """The stores that a surrogate of another run was fitted to: those in its folder, where they are of what this
+    run's would be; None where there are none."""
+    run = RunDir(surrogate.parent)
+    pair = run.stats, run.moves
+    if is_recorded(*pair) and not _differing(work, *map(StatsStore.open, pair)):
+        return pair
+    return None
 
 
 def _differing(work: Work, *stores: StatsStore) -> list[str]:

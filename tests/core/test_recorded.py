@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,20 @@ def test_a_stage_sweeps_its_own_folder_and_no_other(run: Path) -> None:
     (run / "fit.json").unlink()
     finish(pipeline.fit(request(run)))
     assert [path.exists() for path in partials] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "shares"),
+    [
+        (("seed", 0), [2, 3]),  # the other run's rows count as its own would
+        (("collect.regimes", ["noisy"]), [1, 2]),  # rows of another kind do not
+    ],
+)
+def test_a_refresh_has_the_old_rows_beside_also_those_of_another_run(
+    run: Path, tmp_path: Path, change: tuple[str, Any], shares: list[int]
+) -> None:
+    once = finish(pipeline.collect(request(run)))["rows"]
+    named = ("finetune.surrogate", str(run / "surrogate.safetensors"))
+    each = (("finetune.refresh", 1), ("finetune.epochs", 3))
+    said = told(pipeline.finetune(request(tmp_path / "other", change, named, *each)))
+    assert re.findall(r"refresh after epoch .: fitted to (\d+) rows", said) == [str(share * once) for share in shares]
