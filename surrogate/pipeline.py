@@ -20,7 +20,7 @@ from surrogate.drift import Agreement
 from surrogate.errors import UsageError, nearest
 from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
-from surrogate.recorded import beside, is_recorded, opened, record
+from surrogate.recorded import is_recorded, opened, record, replay
 from surrogate.refresh import Refresh
 from surrogate.rundir import read_json, write_json
 from surrogate.store import StatsStore
@@ -174,17 +174,21 @@ def _fitted(
 
 
 def _fit(work: Work) -> Stage[dict[str, Any]]:
-    report = work.run.fit_report
-    if report.exists():
-        mismatch = fitted.mismatch(work, work.run.surrogate)
-        if mismatch is not None:
-            yield Progress("fit", 0, work.recipe.fit.epochs, message=f"fit: made again: {mismatch}")
-            report.unlink()
-    if not report.exists():
+    if not (yield from _is_fitted(work)):
         sweep(work.run.root)
-        write_json(report, (yield from _refit(work)))
+        write_json(work.run.fit_report, (yield from _refit(work)))
     work.run.fit_state.unlink(missing_ok=True)
-    return read_json(report)
+    return read_json(work.run.fit_report)
+
+
+def _is_fitted(work: Work) -> Stage[bool]:
+    """Whether there is a surrogate that this run can use; says why where one is of no use any more."""
+    if not work.run.fit_report.exists():
+        return False
+    mismatch = fitted.mismatch(work, work.run.surrogate)
+    if mismatch is not None:
+        yield Progress("fit", 0, work.recipe.fit.epochs, message=f"fit: made again: {mismatch}")
+    return mismatch is None
 
 
 def _refit(work: Work) -> Stage[dict[str, Any]]:
@@ -192,6 +196,7 @@ def _refit(work: Work) -> Stage[dict[str, Any]]:
     yield from _collect(work)
     rows, moved = opened(work, work.run.stats, work.run.moves)
     surrogate, fidelity = yield from _fitted(work, [rows], [moved], work.run.fit_state)
+    work.run.fit_report.unlink(missing_ok=True)  # one of another surrogate must not stand beside this one
     approximator.save(surrogate, fitted.card(work, surrogate, fidelity), work.run.surrogate)
     report, figures = work.task.report_fit(surrogate, work.run.root)
     return {
@@ -268,7 +273,7 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
         surrogate,
         settings,
         folder,
-        stores=beside(work, path),
+        stores=replay(work, path),
         collect=lambda model, stats, moved: record(work, model, stats, moved),
         fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),

@@ -54,9 +54,8 @@ def opened(work: Work, rows: Path, moves: Path) -> tuple[StatsStore, StatsStore]
     return stores
 
 
-def beside(work: Work, surrogate: Path) -> tuple[Path, Path] | None:
-    """The stores that a surrogate of another run was fitted to: those in its folder, where they are of what this
-    run's would be; None where there are none."""
+def replay(work: Work, surrogate: Path) -> tuple[Path, Path] | None:
+    """The stores beside a surrogate's file, where they are of what this run's would be; None where there are none."""
     run = RunDir(surrogate.parent)
     pair = run.stats, run.moves
     if is_recorded(*pair) and not _differing(work, *map(StatsStore.open, pair)):
