@@ -43,6 +43,12 @@ def sweep(folder: Path) -> list[Path]:
     return leftovers
 
 
+def sweep_below(folder: Path) -> None:
+    """The same in the folder and in all the folders below it, under the same condition."""
+    for each in (folder, *folder.rglob("*/")):
+        sweep(each)
+
+
 def _replace(path: Path, data: bytes | memoryview) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:

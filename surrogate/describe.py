@@ -14,7 +14,7 @@ from surrogate import approximator, plugins, probe
 from surrogate.errors import DataError
 from surrogate.provenance import PACKAGES, versions
 from surrogate.recipe import read_toml
-from surrogate.rundir import RunDir, read_json
+from surrogate.rundir import RunDir
 from surrogate.store import StatsStore
 
 _EXTRAS = (("matplotlib", "figures", "pip install 'surrogate-loss[plot]'"),)
@@ -79,7 +79,6 @@ def _entry(plugin: plugins.Plugin, found: dict[str, Any], *, keys: tuple[str, ..
 
 
 def _run(run: RunDir) -> dict[str, Any]:
-    report = read_json(run.report) if run.report.exists() else {}
     return {
         "kind": "run",
         "run": str(run.root),
@@ -87,7 +86,7 @@ def _run(run: RunDir) -> dict[str, Any]:
         "trained": (run.model / "train.json").exists(),
         "collected": StatsStore.is_complete(run.stats),
         "fitted": run.fit_report.exists(),
-        "finetuned": sorted(report),
+        "finetuned": sorted(run.results()),
     }
 
 

@@ -16,7 +16,11 @@ class Engine:
     """Moves models and batches to the device of the recipe and runs the forward pass in its precision."""
 
     def __init__(self, recipe: Recipe) -> None:
-        """Raises `UsageError` when the recipe asks for CUDA and there is none."""
+        """One engine is used at a time: a new one of another device or precision ends the one before.
+
+        Raises:
+            UsageError: the recipe asks for CUDA and there is none.
+        """
         from accelerate import Accelerator  # half a second that only a stage should pay
 
         if recipe.device == "cuda" and not torch.cuda.is_available():
@@ -25,6 +29,7 @@ class Engine:
             )
         cpu = recipe.device == "cpu" or not torch.cuda.is_available()
         precision = "no" if recipe.precision == "fp32" else recipe.precision
+        _forget_other(cpu=cpu, precision=precision)
         self._accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
         self.device: torch.device = self._accelerator.device
 
@@ -53,3 +58,18 @@ class Engine:
                 inputs.to(self.device, non_blocking=True),
                 targets.to(self.device, non_blocking=True),
             )
+
+
+def _forget_other(*, cpu: bool, precision: str) -> None:
+    """Clears the settings that accelerate keeps for a whole process, where they are not the ones asked for.
+
+    It would refuse another precision, and stay silently on the CPU when a GPU is asked for next. Resetting the state is
+    the only way, and that of transformers' Trainer.
+    """
+    from accelerate.state import AcceleratorState, is_initialized
+
+    if not is_initialized():
+        return
+    state = AcceleratorState()
+    if (state.device.type == "cpu", state.mixed_precision) != (cpu, precision):
+        AcceleratorState._reset_state(reset_partial_state=True)

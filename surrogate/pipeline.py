@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from surrogate import approximator, checkpoint, moves
-from surrogate import collect as collecting
+from surrogate import approximator, checkpoint, fitted
 from surrogate import finetune as finetuning
 from surrogate import fit as fitting
+from surrogate.atomic import sweep, sweep_below
 from surrogate.batches import seed_of
 from surrogate.describe import apps, doctor, inspect, measures
 from surrogate.drift import Agreement
-from surrogate.errors import DataError, QualityError, UsageError, nearest
-from surrogate.loss import SurrogateLoss, check_matches
+from surrogate.errors import UsageError, nearest
+from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
+from surrogate.recorded import is_recorded, opened, record, replay
 from surrogate.refresh import Refresh
-from surrogate.rundir import RunDir, read_json, write_json
-from surrogate.store import StatsStore, StoreSpec, StoreWriter
+from surrogate.rundir import read_json, write_json
+from surrogate.store import StatsStore
 from surrogate.work import Request, Work, claim_finetune, claim_run, open_work
 
 __all__ = [
@@ -100,6 +100,8 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
     folder, settings = work.run.model, work.recipe.train
     weights, report = folder / "model.safetensors", folder / "train.json"
     if not report.exists():
+        sweep(work.run.root)
+        sweep_below(folder)
         yield Progress("train", 0, settings.epochs, message=f"data: {work.task.about}")
         model = work.model()
         if work.recipe.model.weights:
@@ -133,16 +135,17 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
 
 def _collect(work: Work) -> Stage[dict[str, Any]]:
     yield from _train(work)
-    stats = work.run.stats
-    if not (StatsStore.is_complete(stats) and StatsStore.is_complete(work.run.moves)):
-        yield from _record(work, work.baseline_model(), stats, work.run.moves)
-    store = StatsStore.open(stats)
+    pair = work.run.stats, work.run.moves
+    if not is_recorded(*pair):
+        work.run.fit_state.unlink(missing_ok=True)  # of a fit to rows that are gone
+        yield from record(work, work.baseline_model(), *pair)
+    store, _ = opened(work, *pair)
     counts = torch.zeros(len(store.spec.regimes), dtype=torch.int64)
     for shard in store.shards():
         counts += torch.bincount(shard.regime.long(), minlength=len(counts))
     return {
         "run": str(work.run.root),
-        "store": str(stats),
+        "store": str(store.folder),
         "rows": store.rows,
         "undefined": store.undefined,
         "columns": list(store.spec.columns),
@@ -150,23 +153,6 @@ def _collect(work: Work) -> Stage[dict[str, Any]]:
         "level": store.spec.level,
         "regimes": dict(zip(store.spec.regimes, counts.tolist(), strict=True)),
     }
-
-
-def _record(work: Work, model: nn.Module, stats: Path, moved: Path) -> Stage[None]:
-    """Rows and moves of a model, into two stores."""
-    settings, spec = work.recipe.collect, _store_spec(work)
-    moves_spec = dataclasses.replace(spec, columns=collecting.move_columns(work.measure), regimes=moves.KINDS)
-    yield from collecting.collect(
-        work.engine,
-        model,
-        work.task.dataset("train"),
-        work.measure,
-        work.task.perfect,
-        rows=StoreWriter(stats, spec, shard_rows=settings.shard_rows),
-        moves=StoreWriter(moved, moves_spec, shard_rows=settings.shard_rows),
-        settings=settings,
-        seed=work.recipe.seed,
-    )
 
 
 def _fitted(
@@ -188,14 +174,32 @@ def _fitted(
 
 
 def _fit(work: Work) -> Stage[dict[str, Any]]:
-    if work.run.fit_report.exists():
-        return read_json(work.run.fit_report)
+    if not (yield from _is_fitted(work)):
+        sweep(work.run.root)
+        write_json(work.run.fit_report, (yield from _refit(work)))
+    work.run.fit_state.unlink(missing_ok=True)
+    return read_json(work.run.fit_report)
+
+
+def _is_fitted(work: Work) -> Stage[bool]:
+    """Whether there is a surrogate that this run can use; says why where one is of no use any more."""
+    if not work.run.fit_report.exists():
+        return False
+    mismatch = fitted.mismatch(work, work.run.surrogate)
+    if mismatch is not None:
+        yield Progress("fit", 0, work.recipe.fit.epochs, message=f"fit: made again: {mismatch}")
+    return mismatch is None
+
+
+def _refit(work: Work) -> Stage[dict[str, Any]]:
+    """Makes the run's surrogate, and gives its fidelity and how it was fitted."""
     yield from _collect(work)
-    rows = StatsStore.open(work.run.stats)
-    surrogate, fidelity = yield from _fitted(work, [rows], [StatsStore.open(work.run.moves)], work.run.fit_state)
-    approximator.save(surrogate, _card(work, surrogate, fidelity), work.run.surrogate)
+    rows, moved = opened(work, work.run.stats, work.run.moves)
+    surrogate, fidelity = yield from _fitted(work, [rows], [moved], work.run.fit_state)
+    work.run.fit_report.unlink(missing_ok=True)  # one of another surrogate must not stand beside this one
+    approximator.save(surrogate, fitted.card(work, surrogate, fidelity), work.run.surrogate)
     report, figures = work.task.report_fit(surrogate, work.run.root)
-    result = {
+    return {
         "run": str(work.run.root),
         "surrogate": str(work.run.surrogate),
         "rows": rows.rows,
@@ -206,52 +210,54 @@ def _fit(work: Work) -> Stage[dict[str, Any]]:
         "report": report,
         "figures": [str(path) for path in figures],
     }
-    write_json(work.run.fit_report, result)
-    work.run.fit_state.unlink(missing_ok=True)
-    return result
 
 
 def _finetune(work: Work) -> Stage[dict[str, Any]]:
-    settings = work.recipe.finetune
-    folder = work.run.finetune(settings.loss)
+    loss = work.recipe.finetune.loss
+    folder, result = work.run.finetune(loss), work.run.result(loss)
     claim_finetune(work, folder)
-    finished = _finished(work.run)
-    if settings.loss not in finished:
-        if settings.loss == "surrogate" and not settings.surrogate:
-            yield from _fit(work)
-        else:
-            yield from _train(work)
-        loss, adapt, beside = _loss(work, folder)
-        before = work.baseline_model()
-        after = work.new_model() if settings.from_scratch else copy.deepcopy(before)
-        yield from finetuning.finetune(
-            work.engine,
-            after,
-            finetuning.MixedLoss(loss, work.task.baseline(work.app.baselines[0]), mix=settings.ce_mix),
-            work.task.dataset("train"),
-            validate=lambda m: work.scores(m, "val", beside()),
-            select=work.selection(),
-            settings=settings,
-            seed=seed_of(work.recipe.seed, 1),
-            folder=folder,
-            adapt=adapt,
-            keep_start=not settings.from_scratch,
-        )
-        models, scores = {"before": before, "after": after}, {}
-        for name, model in models.items():
-            scores[name] = yield from work.scores(model, "test")
-            scores[name]["val"] = _scalars((yield from work.scores(model, "val")))
-        figures = work.task.figures(folder, models, scores)
-        finished[settings.loss] = {**scores, "figures": [str(path) for path in figures]}
-        write_json(work.run.report, finished)
+    if not result.exists():
+        sweep_below(folder)
+        write_json(result, (yield from _tuned(work, folder)))
+    results = work.run.results()
     return {
         "run": str(work.run.root),
-        "loss": settings.loss,
+        "loss": loss,
         "checkpoint": str(folder / "model.safetensors"),
-        **finished[settings.loss],
+        **results[loss],
         "spec": f"{work.spec}; split=test, val beside it",
-        "losses": {name: {"before": entry["before"], "after": entry["after"]} for name, entry in finished.items()},
+        "losses": {name: {"before": entry["before"], "after": entry["after"]} for name, entry in results.items()},
     }
+
+
+def _tuned(work: Work, folder: Path) -> Stage[dict[str, Any]]:
+    """Trains, and gives the numbers before and after."""
+    settings = work.recipe.finetune
+    if settings.loss == "surrogate" and not settings.surrogate:
+        yield from _fit(work)
+    else:
+        yield from _train(work)
+    loss, adapt, beside = _loss(work, folder)
+    before = work.baseline_model()
+    after = work.new_model() if settings.from_scratch else copy.deepcopy(before)
+    yield from finetuning.finetune(
+        work.engine,
+        after,
+        finetuning.MixedLoss(loss, work.task.baseline(work.app.baselines[0]), mix=settings.ce_mix),
+        work.task.dataset("train"),
+        validate=lambda m: work.scores(m, "val", beside()),
+        select=work.selection(),
+        settings=settings,
+        seed=seed_of(work.recipe.seed, 1),
+        folder=folder,
+        adapt=adapt,
+        keep_start=not settings.from_scratch,
+    )
+    models, scores = {"before": before, "after": after}, {}
+    for name, model in models.items():
+        scores[name] = yield from work.scores(model, "test")
+        scores[name]["val"] = _scalars((yield from work.scores(model, "val")))
+    return {**scores, "figures": [str(path) for path in work.task.figures(folder, models, scores)]}
 
 
 def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None, Callable[[], list[Agreement]]]:
@@ -259,86 +265,20 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
     settings = work.recipe.finetune
     if settings.loss != "surrogate":
         return work.task.baseline(settings.loss), None, list
-    surrogate = _checked_surrogate(work)
+    path = Path(settings.surrogate) if settings.surrogate else work.run.surrogate
+    surrogate = fitted.trusted(work, path)
     loss = SurrogateLoss(work.measure, surrogate).to(work.engine.device)
     refresh = Refresh(
         work.measure,
         surrogate,
         settings,
         folder,
-        stores=None if settings.surrogate else (work.run.stats, work.run.moves),
-        collect=lambda model, stats, moved: _record(work, model, stats, moved),
+        stores=replay(work, path),
+        collect=lambda model, stats, moved: record(work, model, stats, moved),
         fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),
     )
     return loss, refresh, lambda: [Agreement(work.measure, surrogate)]
-
-
-def _checked_surrogate(work: Work) -> approximator.Surrogate:
-    """The surrogate that the recipe names, or this run's own; checked against data, measure and quality gate."""
-    settings = work.recipe.finetune
-    path = Path(settings.surrogate) if settings.surrogate else work.run.surrogate
-    surrogate, card = approximator.load(path)
-    wanted = (work.recipe.app, work.recipe.measure.name)
-    if (card.app, card.measure) != wanted:
-        raise DataError(
-            f"{path}: fitted for measure {card.measure!r} of app {card.app!r}, this run is about {wanted[1]!r} of "
-            f"{wanted[0]!r}; fit again"
-        )
-    for fact, value in card.facts.items():
-        if fact in work.task.facts and work.task.facts[fact] != value:
-            raise DataError(
-                f"{path}: fitted with {fact}={value}, this run has {fact}={work.task.facts[fact]}; "
-                "fit again on this data"
-            )
-    if card.options != work.recipe.measure.options:
-        raise DataError(
-            f"{path}: fitted with measure settings {card.options}, this run has "
-            f"{work.recipe.measure.options}; fit again"
-        )
-    check_matches(card, work.measure, path=path)
-    wrong = card.fidelity.get("wrong_sign")
-    if wrong is not None and wrong > settings.max_wrong_sign:
-        raise QualityError(
-            f"{path}: {100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most "
-            f"{100 * settings.max_wrong_sign:.1f} % are allowed; fit it better (docs/fidelity-report.md), or allow it "
-            "with --set finetune.max_wrong_sign=1"
-        )
-    return surrogate
-
-
-def _card(work: Work, surrogate: approximator.Surrogate, fidelity: dict[str, Any]) -> approximator.Card:
-    return approximator.Card(
-        app=work.recipe.app,
-        measure=work.recipe.measure.name,
-        options=work.recipe.measure.options,
-        facts=dict(work.task.facts),
-        version=work.measure.version,
-        level=work.measure.level,
-        columns=surrogate.columns,
-        inputs=surrogate.inputs,
-        depth=surrogate.depth,
-        width=surrogate.width,
-        activation=surrogate.activation,
-        directions=surrogate.directions,
-        fidelity=fidelity,
-    )
-
-
-def _store_spec(work: Work) -> StoreSpec:
-    return StoreSpec(
-        app=work.recipe.app,
-        measure=work.recipe.measure.name,
-        measure_version=work.measure.version,
-        level=work.measure.level,
-        columns=work.measure.columns,
-        regimes=work.recipe.collect.regimes,
-        policies={**work.task.facts, **work.recipe.measure.options},
-    )
-
-
-def _finished(run: RunDir) -> dict[str, Any]:
-    return read_json(run.report) if run.report.exists() else {}
 
 
 def _scalars(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Refresh:
         fit: Fit,
         scores: Scores,
     ) -> None:
-        """`stores` hold the rows and the moves of the first fit; None where another run has them."""
+        """`stores` hold the rows and the moves of the first fit; None where a surrogate's file came without them."""
         self._measure, self._surrogate, self._settings = measure, surrogate, settings
         self._folder, self._stores = folder, stores
         self._collect, self._fit, self._scores = collect, fit, scores

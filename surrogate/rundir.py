@@ -17,7 +17,7 @@ class RunDir:
     """One run folder.
 
     runs/<name>/recipe.toml  provenance.json  model/  stats/  moves/  surrogate.safetensors  fit.json
-                finetune-<loss>/  report.json
+                finetune-<loss>/result.json
     """
 
     root: Path
@@ -56,14 +56,18 @@ class RunDir:
     def fit_report(self) -> Path:
         return self.root / "fit.json"
 
-    @property
-    def report(self) -> Path:
-        """Before and after of every finetuning, by loss."""
-        return self.root / "report.json"
-
     def finetune(self, loss: str) -> Path:
         """Folder of the finetuning through that loss."""
         return self.root / f"finetune-{loss}"
+
+    def result(self, loss: str) -> Path:
+        """What that finetuning has come to; written last, and gone with its folder."""
+        return self.finetune(loss) / "result.json"
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Before and after of every finished finetuning, by loss."""
+        found = sorted(self.root.glob("finetune-*/result.json"))
+        return {path.parent.name.removeprefix("finetune-"): read_json(path) for path in found}
 
 
 def newest(parent: Path = Path("runs")) -> RunDir:
@@ -94,8 +98,13 @@ def claim(path: Path, recipe: Recipe, before: Recipe | None) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON for people and programs: indented, keys sorted, atomically; NaN is refused."""
-    write_atomic(path, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
+    """Writes JSON for people and programs: indented, keys sorted, atomically; NaN is refused.
+
+    A file that says the same already is left alone.
+    """
+    data = (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    if not path.is_file() or path.read_bytes() != data:
+        write_atomic(path, data)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from torch import nn
 
 from surrogate import checkpoint, plugins
 from surrogate.approximator import check_inputs
-from surrogate.atomic import sweep
 from surrogate.batches import seed_of
 from surrogate.engine import Engine
 from surrogate.errors import UsageError, nearest
@@ -137,8 +136,6 @@ def claim_run(work: Work) -> None:
             f"fit.monotone: measure {work.recipe.measure.name!r} does not tell the directions of its columns; "
             "set fit.monotone=false, or give Measure(directions=...)"
         )
-    for folder in (work.run.root, *work.run.root.rglob("*/")):
-        sweep(folder)
     before = _stored(work, work.run.recipe)
     recipe = work.recipe
     if before is not None:

@@ -31,6 +31,7 @@ OVERRIDES = (
     ("fit.epochs", 22),
     ("fit.batch_size", 512),
     ("finetune.epochs", 3),
+    ("finetune.refresh", 1),
     ("collect.shard_rows", 100),
     ("collect.batch_size", 16),
 )

@@ -59,8 +59,8 @@ def test_the_rate_is_the_best_on_val_in_the_first_seed(compared):
     for row in json.loads((compared / "compare.json").read_text())["rows"][1:]:
         found = {}
         for lr in (0.01, 0.02):
-            report = json.loads((compared / "seed-0" / row["loss"] / f"lr-{lr:g}" / "report.json").read_text())
-            found[lr] = report[row["loss"]]["after"]["val"]["f"]
+            folder = compared / "seed-0" / row["loss"] / f"lr-{lr:g}" / f"finetune-{row['loss']}"
+            found[lr] = json.loads((folder / "result.json").read_text())["after"]["val"]["f"]
         assert found[row["lr"]] == min(found.values())  # less is better
         assert not (compared / "seed-1" / row["loss"] / f"lr-{0.03 - row['lr']:g}").exists()
 

@@ -118,6 +118,23 @@ def test_a_baseline_loss_starts_from_the_same_model(run, surrogate_cli):
     assert dice["losses"].keys() == {"ce", "dice"}
 
 
+def test_a_deleted_finetuning_is_trained_anew(run, surrogate_cli):
+    """As the refusal of other settings advises: what comes back then is the new recipe's, and there."""
+    once = ("finetune", "--run", run, "--loss", "ce", "--epochs", 1)
+    other = ("finetune", "--run", run, "--loss", "ce", "--epochs", 2)
+    first = surrogate_cli(*once, "--json").json
+    refused = surrogate_cli(*other)
+    assert refused.code == 2
+    assert "finetune.epochs" in refused.err
+    assert "delete this one" in refused.err
+    shutil.rmtree(run / "finetune-ce")
+    assert surrogate_cli("inspect", run, "--json").json["finetuned"] == []
+    second = surrogate_cli(*other, "--json").json
+    assert Path(second["checkpoint"]).is_file()
+    assert second["after"] != first["after"]
+    assert surrogate_cli("inspect", run, "--json").json["finetuned"] == ["ce"]
+
+
 def test_the_two_lines_in_a_plain_loop(fitted):
     loss_fn = SurrogateLoss.load(fitted / "surrogate.safetensors")
     train = open_data(DataRecipe(size=(32, 32))).splits["train"]
@@ -180,7 +197,9 @@ def test_the_same_from_python(run):
     tuned = finish(finetune(request))
     assert tuned["after"]["val"]["miou"] >= tuned["before"]["val"]["miou"]
     assert finish(evaluate(Request(run=run), split="val"))["split"] == "val"
-    assert finish(fit(Request(run=run)))["run"] == str(run) or Path(finish(fit(Request(run=run)))["run"]).name == "run"
+    again = finish(fit(Request(run=run)))
+    assert again == json.loads((run / "fit.json").read_text())
+    assert again["rows"] > 1000
 
 
 def test_inspect_and_the_card(run, surrogate_cli):
