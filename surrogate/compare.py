@@ -224,7 +224,7 @@ def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
     )
     best = _shown(work, result)
     if best:
-        scores = {name: _nested(row["mean"]) for name, row in best.items()}
+        scores = {name: {**_nested(row["mean"]), "sd": _nested(row["sd"])} for name, row in best.items()}
         models = {name: _model(work, row) for name, row in best.items()}
         figures += work.task.figures(folder, models, scores)
     result["figures"] = [str(path) for path in figures]

@@ -181,7 +181,10 @@ class Task(Protocol):
     def figures(
         self, folder: Path, models: Mapping[str, nn.Module], scores: Mapping[str, Mapping[str, Any]]
     ) -> list[Path]:
-        """Draws models and their scores beside each other, by name and in order; none without matplotlib."""
+        """Draws models and their scores beside each other, by name and in order; none without matplotlib.
+
+        Scores that are means over seeds have the standard deviations of the same names under `sd`.
+        """
         ...
 
 

@@ -56,6 +56,13 @@ def test_bars_are_drawn_in_the_two_colours(tmp_path: Path, count: int) -> None:
         assert image.getpixel((0, 0))[:3] == (255, 255, 255)
 
 
+def test_spreads_are_drawn_over_the_bars(tmp_path: Path) -> None:
+    plain = colours(iou_bars(tmp_path / "plain.png", {"after": ious(3)}, spec=SPEC))
+    spreads = {"after": {"class 0": 0.05, "mean": 0.02}}
+    whiskers = colours(iou_bars(tmp_path / "spread.png", {"after": ious(3)}, spec=SPEC, spreads=spreads))
+    assert whiskers[rgb(AFTER)] < plain[rgb(AFTER)]
+
+
 def test_an_undefined_class_leaves_a_gap(tmp_path: Path) -> None:
     whole = colours(iou_bars(tmp_path / "whole.png", {"after": ious(6)}, spec=SPEC))
     gap = colours(iou_bars(tmp_path / "gap.png", {"after": ious(6, **{"class 2": None})}, spec=SPEC))

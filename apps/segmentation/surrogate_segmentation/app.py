@@ -135,7 +135,14 @@ class SegmentationTask:
         if not figures.available():
             return []
         per_class = {name: score["iou"] for name, score in scores.items()}
-        bars = figures.iou_bars(folder / "iou.png", per_class, spec=self.score().spec.partition(";")[0])
+        spreads = {
+            name: {**score["sd"].get("iou", {}), "mean": score["sd"].get("miou", 0.0)}
+            for name, score in scores.items()
+            if "sd" in score
+        }
+        bars = figures.iou_bars(
+            folder / "iou.png", per_class, spec=self.score().spec.partition(";")[0], spreads=spreads
+        )
         return [bars, self._strip(folder / "images.png", models)]
 
     @torch.no_grad()

@@ -40,13 +40,19 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def iou_bars(path: Path, scores: Mapping[str, Mapping[str, float | None]], *, spec: str) -> Path:
+def iou_bars(
+    path: Path,
+    scores: Mapping[str, Mapping[str, float | None]],
+    *,
+    spec: str,
+    spreads: Mapping[str, Mapping[str, float]] | None = None,
+) -> Path:
     """Draws the IoU of each class under each model, and apart from them the means, as a PNG; returns `path`.
 
     `scores` is model -> class -> IoU in [0, 1], None where undefined, for one to six models, the one to
     compare with first. A mean is over the classes defined for its model. The number above the bars is the
     gain of the last model over the first, in points. `spec` says how the numbers are to be read, and stands
-    on the figure.
+    on the figure. `spreads` is model -> class, or "mean", -> standard deviation over seeds, drawn as whiskers.
     """
     classes = list(dict.fromkeys(name for ious in scores.values() for name in ious))
     table = np.array([_with_mean([ious.get(name) for name in classes]) for ious in scores.values()])
@@ -55,9 +61,12 @@ def iou_bars(path: Path, scores: Mapping[str, Mapping[str, float | None]], *, sp
 
     figure = _figure(4.4, layout="constrained")
     axes = figure.add_subplot()
-    _draw_bars(axes, places, table, list(scores))
+    spread = np.array(
+        [[100 * (spreads or {}).get(name, {}).get(part, 0.0) for part in [*classes, "mean"]] for name in scores]
+    )
+    _draw_bars(axes, places, table, spread, list(scores))
     if len(scores) > 1:
-        _draw_gains(axes, places, table, fontsize)
+        _draw_gains(axes, places, table, np.nan_to_num(table + spread).max(axis=0), fontsize)
     axes.axvline(len(classes) - 0.25, color=RULE, linewidth=1.5)
     _style_axes(axes, places, [*classes, "mean"], fontsize)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False, fontsize=10, labelcolor=INK)
@@ -100,21 +109,23 @@ def _with_mean(ious: Sequence[float | None]) -> list[float]:
     return [*(np.nan if iou is None else 100 * iou for iou in ious), mean]
 
 
-def _draw_bars(axes: Axes, places: np.ndarray, table: np.ndarray, names: Sequence[str]) -> None:
-    """A bar for each entry of `table`, `(models, places)`; "n/a" where it is NaN."""
-    axes.set_ylim(0, max(10.0, 1.1 * np.nan_to_num(table).max()))
+def _draw_bars(axes: Axes, places: np.ndarray, table: np.ndarray, spread: np.ndarray, names: Sequence[str]) -> None:
+    """A bar for each entry of `table`, `(models, places)`, "n/a" where it is NaN, a whisker where it has a spread."""
+    axes.set_ylim(0, max(10.0, 1.1 * np.nan_to_num(table + spread).max()))
     colours = [*(BEFORE, *BETWEEN)[: len(names) - 1], AFTER]
     width = 0.8 / len(names)
+    whisker: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 0.9, "capsize": 2, "alpha": 0.7}
     for k, (name, row, colour) in enumerate(zip(names, table, colours, strict=True)):
         at = places + (k - (len(names) - 1) / 2) * width
+        drawn = spread[k] > 0
+        axes.errorbar(at[drawn], row[drawn], spread[k][drawn], **whisker)
         axes.bar(at, np.nan_to_num(row), 0.94 * width, color=colour, label=f"{name} (mean {row[-1]:.1f})")
         for x in at[np.isnan(row)]:
             axes.annotate("n/a", (x, 0), (0, 3), textcoords="offset points", ha="center", fontsize=7, color=PALE)
 
 
-def _draw_gains(axes: Axes, places: np.ndarray, table: np.ndarray, fontsize: int) -> None:
-    """Last row of `table` minus the first, above the bars; nothing where one of them is NaN."""
-    tops = np.nan_to_num(table).max(axis=0)
+def _draw_gains(axes: Axes, places: np.ndarray, table: np.ndarray, tops: np.ndarray, fontsize: int) -> None:
+    """Last row of `table` minus the first, above what is drawn; nothing where one of them is NaN."""
     for x, top, gain in zip(places, tops, (table[-1] - table[0]).round(1), strict=True):
         if not np.isnan(gain):
             text = f"{gain + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")  # + 0.0 for the sign of a zero
