@@ -17,13 +17,13 @@ test: .venv/ready
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-# Under ten minutes on two free cores; writes docs/results/performance.{json,md} and the figure.
 # The README's table, from scratch: about a quarter of an hour on one core, and it goes on where it was stopped.
 results: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/surrogate compare --run runs/results --app segmentation --recipe demo --losses ce,dice,iou-appx-batch,surrogate
 	cp runs/results/table.md docs/results/digits.md
 	cp runs/results/compare.json docs/results/digits.json
 
+# Under ten minutes on two free cores; writes docs/results/performance.{json,md} and the figure.
 bench: .venv/ready
 	$(BIN)/python -m benchmarks --out docs/results/performance.json
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,20 @@ def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]
         "mae": float(mean_absolute_error(y, x)) if len(x) else None,
         "n_samples": int(torch.unique(samples).numel()),
     }
+
+
+def verdict(numbers: Mapping[str, Any]) -> str:
+    """One line on the numbers of a fit's report, by the bars of `docs/fidelity-report.md`."""
+    asked = (("spearman", 0.95, 1), ("r2", 0.95, 1), ("wrong_sign", 0.02, -1))
+    short = [
+        f"{name} {numbers[name]:.3f} ({'above' if sign > 0 else 'below'} {bar:g} is asked for)"
+        for name, bar, sign in asked
+        if numbers[name] is not None and sign * numbers[name] < sign * bar
+    ]
+    short += [f"{name} undefined" for name, _, _ in asked if numbers[name] is None]
+    if short:
+        return "held out, NOT good enough to train through: " + ", ".join(short) + "; see docs/fidelity-report.md"
+    return "held out: " + ", ".join(f"{name} {numbers[name]:.3f}" for name, _, _ in asked) + "; good to train through"
 
 
 def wrong_sign(surrogate: nn.Module, stats: Tensor, velocity: Tensor, change: Tensor) -> float | None:

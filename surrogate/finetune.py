@@ -99,6 +99,8 @@ def finetune(
         if keep_start:
             notes |= {"best_epoch": 0, "best": (yield from validate(model))}
             save_weights(best, model)
+            message = f"{stage} start: val {select.key} {_shown(notes['best'][select.key])}"
+            yield Progress(stage, 0, settings.epochs, message=message)
     while notes["epoch"] < settings.epochs:
         epoch = notes["epoch"] + 1
         mean = yield from _epoch(engine, model, loss, train, optimizer, settings, seed, epoch, stage)
@@ -125,6 +127,9 @@ def finetune(
             values={"loss": mean},
         )
     load_weights(best, model)
+    if notes["best_epoch"] == 0:
+        message = f"{stage}: no epoch was better than the start on val; the weights are those of the start"
+        yield Progress(stage, settings.epochs, settings.epochs, message=message)
     return {"epoch": notes["best_epoch"], "validation": notes["best"], "epochs": notes["epoch"]}
 
 

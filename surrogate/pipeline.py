@@ -18,6 +18,7 @@ from surrogate.batches import seed_of
 from surrogate.describe import apps, doctor, inspect, measures
 from surrogate.drift import Agreement
 from surrogate.errors import UsageError, nearest
+from surrogate.fidelity import verdict
 from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
 from surrogate.recorded import is_recorded, opened, record, replay
@@ -198,6 +199,7 @@ def _refit(work: Work) -> Stage[dict[str, Any]]:
     surrogate, fidelity = yield from _fitted(work, [rows], [moved], work.run.fit_state)
     work.run.fit_report.unlink(missing_ok=True)  # one of another surrogate must not stand beside this one
     approximator.save(surrogate, fitted.card(work, surrogate, fidelity), work.run.surrogate)
+    yield Progress("fit", work.recipe.fit.epochs, work.recipe.fit.epochs, message=f"fit: {verdict(fidelity)}")
     report, figures = work.task.report_fit(surrogate, work.run.root)
     return {
         "run": str(work.run.root),

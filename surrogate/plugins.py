@@ -93,7 +93,8 @@ def app_of(measure: str) -> str:
     """The app that has a measure of that name; raises `UsageError` when none has, or several."""
     apps = sorted({p.group.removeprefix(MEASURES) for p in listed(MEASURES) if p.name == measure})
     if not apps:
-        raise UsageError(f"no measure is called {measure!r}; {nearest(measure, {p.name for p in listed(MEASURES)})}")
+        near = nearest(measure, {p.name for p in listed(MEASURES)})
+        raise UsageError(f"no installed measure is called {measure!r}; {near} (a new package: pip install -e it first)")
     if len(apps) > 1:
         raise UsageError(f"apps {' and '.join(apps)} have a measure called {measure!r}; add --app {apps[0]}")
     return apps[0]

@@ -93,7 +93,7 @@ def claim(path: Path, recipe: Recipe, before: Recipe | None) -> None:
     if differing:
         raise UsageError(
             f"{path.parent}: was made with another recipe, differing in {', '.join(differing)}; "
-            "name a new folder with --run, or delete this one"
+            f"name a new folder with --run, or delete {path.parent}"
         )
 
 

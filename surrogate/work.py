@@ -115,12 +115,20 @@ def open_work(request: Request) -> Work:
     name = request.app or stored.get("app") or _app_of(request)
     app = plugins.load_app(name)
     settings = stored if request.recipe is None else read_toml(_recipe_path(app, request.recipe))
-    settings = merged({"app": name, **settings}, request.overrides)
+    settings = merged({"app": name, **_for_measure(settings, request.overrides)}, request.overrides)
     if settings["app"] != name:
         raise UsageError(
             f"{run.root}: belongs to app {settings['app']!r}, not {name!r}; name another folder with --run"
         )
     return Work(app, build(app.recipe, settings, where="recipe"), run)
+
+
+def _for_measure(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Settings without those of the recipe's measure where another is asked for: its level is not the other's."""
+    asked = dict(overrides).get("measure.name")
+    if asked is None or asked == settings.get("measure", {}).get("name"):
+        return settings
+    return {key: value for key, value in settings.items() if key != "measure"}
 
 
 def claim_run(work: Work) -> None:

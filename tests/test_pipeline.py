@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ from surrogate.approximator import load, save
 from surrogate.loss import SurrogateLoss
 from surrogate.pipeline import Request, evaluate, finetune, fit
 from surrogate.progress import finish
+from surrogate.work import open_work
 from surrogate_segmentation.data import open_data
 from surrogate_segmentation.recipe import DataRecipe
 
@@ -126,7 +128,7 @@ def test_a_deleted_finetuning_is_trained_anew(run, surrogate_cli):
     refused = surrogate_cli(*other)
     assert refused.code == 2
     assert "finetune.epochs" in refused.err
-    assert "delete this one" in refused.err
+    assert f"delete {run / 'finetune-ce'}" in refused.err
     shutil.rmtree(run / "finetune-ce")
     assert surrogate_cli("inspect", run, "--json").json["finetuned"] == []
     second = surrogate_cli(*other, "--json").json
@@ -231,3 +233,12 @@ def test_a_changed_recipe_is_refused_with_the_keys(run, surrogate_cli):
     assert ended.code == 2
     assert "model.width, seed" in ended.err
     assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_another_measure_does_not_inherit_the_level_of_the_recipes_own(tmp_path):
+    asked = Request(app="segmentation", recipe="demo", run=tmp_path / "new")
+    assert open_work(asked).recipe.measure.options == {"level": "batch"}
+    other = dataclasses.replace(asked, overrides=(("measure.name", "boundary-iou"),))
+    assert open_work(other).recipe.measure.options == {}
+    both = dataclasses.replace(asked, overrides=(("measure.name", "boundary-iou"), ("measure.level", "batch")))
+    assert open_work(both).recipe.measure.options == {"level": "batch"}

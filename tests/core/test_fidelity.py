@@ -12,7 +12,7 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
-from surrogate.fidelity import fidelity, wrong_sign
+from surrogate.fidelity import fidelity, verdict, wrong_sign
 
 
 class Wave(nn.Module):
@@ -111,3 +111,13 @@ def test_wrong_sign_works_without_gradients_and_leaves_none_behind(surrogate: Su
         assert wrong_sign(surrogate, stats, rising, torch.full((5,), -0.1)) == 0.0
     assert not stats.requires_grad
     assert all(p.grad is None for p in surrogate.parameters())
+
+
+def test_the_verdict_names_what_is_short_of_the_bars() -> None:
+    good = {"spearman": 0.99, "r2": 0.97, "wrong_sign": 0.0}
+    assert verdict(good) == "held out: spearman 0.990, r2 0.970, wrong_sign 0.000; good to train through"
+    bad = verdict({"spearman": 0.9, "r2": None, "wrong_sign": 0.03})
+    assert "NOT good enough" in bad
+    assert "spearman 0.900 (above 0.95 is asked for)" in bad
+    assert "wrong_sign 0.030 (below 0.02 is asked for)" in bad
+    assert "r2 undefined" in bad

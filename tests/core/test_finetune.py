@@ -188,9 +188,15 @@ def test_progress_counts_steps_and_tells_of_epochs(run: Run) -> None:
         *(("finetune epoch 1/3", n, 3) for n in (1, 2, 3)),
         ("finetune epoch 2/3", 1, 3),
     ]
-    told = [p for p in seen if p.message]
+    start, *told = [p for p in seen if p.message]
+    assert start.message == "finetune start: val score 0.1000"
     assert [(p.step, p.total) for p in told] == [(1, 3), (2, 3), (3, 3)]
     assert [p.message.split(", ")[1] for p in told] == ["val score 0.2500", "val score undefined", "val score 0.3000"]
+
+
+def test_a_run_that_never_beats_its_start_says_so(run: Run) -> None:
+    last = list(run(scripted(0.5, 0.4, 0.3, 0.2)))[-1]
+    assert last.message == "finetune: no epoch was better than the start on val; the weights are those of the start"
 
 
 class Breaks(nn.Module):
@@ -208,7 +214,7 @@ class Breaks(nn.Module):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best(run: Run) -> None:
     stage = run(scripted(0.1, 0.2, 0.3, 0.4), loss=Breaks(at=5))
-    while next(stage).message == "":
+    while not next(stage).message.startswith("finetune epoch 1"):
         pass
     kept = {path: path.read_bytes() for path in sorted(run.folder.rglob("*.*"))}
     with pytest.raises(DivergedError, match=r"finetune: loss is nan in epoch 2; kept: .*model\.safetensors of epoch 1"):

@@ -82,7 +82,7 @@ def test_killed_at_any_event(start: Start, tmp_path: Path) -> None:
     expected = contents(tmp_path / "whole")
     assert expected.keys() == FILES
     events = len(list(start(tmp_path / "count")))
-    assert events == 20  # two of the start, and in each of three epochs three steps, two of validation and the end
+    assert events == 21  # three of the start, and in each of three epochs three steps, two of validation and the end
     state = torch.get_rng_state()
     for killed in range(events + 1):
         folder = tmp_path / str(killed)

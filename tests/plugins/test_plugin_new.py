@@ -144,4 +144,4 @@ def test_a_folder_that_exists_is_left_as_it_is(tmp_path: Path, surrogate_cli: Ru
 def test_an_unknown_measure_is_told_with_the_nearest(surrogate_cli: Run) -> None:
     ended = surrogate_cli("plugins", "check", "stepp")
     assert ended.code == 2
-    assert "no measure is called 'stepp'; did you mean 'step'?" in ended.err
+    assert "no installed measure is called 'stepp'; did you mean 'step'?" in ended.err

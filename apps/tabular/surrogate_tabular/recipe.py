@@ -25,7 +25,7 @@ class TableRecipe(Section):
     """`digits`, `cancer`, or a CSV file with a line of column names."""
     target: str = ""
     """The column of a CSV that holds the class; two different values."""
-    positive: str = ""
+    positive: str = Field(default="", coerce_numbers_to_str=True)
     """The value of the target that is the positive class; empty: the rarer one."""
     digit: int = Field(default=8, ge=0, le=9)
     """Of `digits`: this one is told from the rest."""
