@@ -134,7 +134,7 @@ def _for_measure(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]])
 def claim_run(work: Work) -> None:
     """Makes the run folder one for this recipe, or insists that it is; how it is finetuned and where may differ.
 
-    Names are checked, the data is opened and the measure built first: what is wrong should leave nothing behind, and
+    Names are checked, data, measure and model are opened or built first: what is wrong should leave nothing behind, and
     not be told after an hour of training.
     """
     check_regimes(work.recipe.collect.regimes)
@@ -146,7 +146,9 @@ def claim_run(work: Work) -> None:
         )
     before = _stored(work, work.run.recipe)
     recipe = work.recipe
-    if before is not None:
+    if before is None:
+        work.model()  # to see that it can be built
+    else:
         recipe = recipe.model_copy(update={"finetune": before.finetune, "device": before.device})
     claim(work.run.recipe, recipe, before)
     write_json(work.run.provenance, provenance())

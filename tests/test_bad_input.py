@@ -108,6 +108,7 @@ def test_settings(tmp_path, surrogate_cli, args, code, named):
     assert ended.code == code, ended.err
     assert named in ended.err
     assert len(ended.err.strip().splitlines()) == 1, ended.err
+    assert not (tmp_path / "run").exists(), "nothing is left behind"
 
 
 @pytest.fixture(scope="module")
