@@ -54,7 +54,11 @@ def _fit(settings: Settings) -> Iterator[Row]:
     for count in sweep(1_000 if settings.tiny else 10_000, 10_000 if settings.tiny else 10_000_000, 10):
         with tempfile.TemporaryDirectory() as folder:
             stage, fitted = fit.epochs(
-                random_rows(count, len(fit.COLUMNS)), Path(folder), device=settings.device, slope_weight=0.0
+                random_rows(count, len(fit.COLUMNS)),
+                Path(folder),
+                device=settings.device,
+                slope_weight=0.0,
+                sign_weight=0.0,
             )
             sizes.append(fitted)
             times.append(_best(Case(lambda stage=stage: next(stage)), repeats=2))

@@ -1,6 +1,6 @@
 """Changed outputs, so that a fit covers where training will go and a certificate can ask which way is up.
 
-Everything works on outputs of any shape `(B, ...)` next to the outputs of a perfect model of the same shape. Numbers
+Everything works on outputs of any shape `(B, C, ...)` next to the outputs of a perfect model of the same shape. Numbers
 are drawn from the generator alone, on the CPU, so that every device draws the same.
 """
 
