@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
-from surrogate.errors import UsageError
-from surrogate_segmentation.counts import counts, hinge, pixels
+from surrogate.errors import DataError, UsageError
+from surrogate_segmentation import kernels
+from surrogate_segmentation.counts import counts, hinge, pixels, soft_counts
 from surrogate_segmentation.measures import COLUMNS, iou
 
 VOID = 11
@@ -168,3 +169,11 @@ def test_the_sign_of_a_missed_pixel():
 def test_unknown_settings_are_named(key, value):
     with pytest.raises(UsageError, match=rf"measure\.{key} is '{value}'.*known"):
         iou(num_classes=2, ignore_index=VOID, **{key: value})
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4), (2, 4, 3), (2, 1, 3, 4)])
+def test_labels_of_another_size_are_told(shape: tuple[int, ...]) -> None:
+    labels = torch.zeros(shape, dtype=torch.int64)
+    for counted in (soft_counts, kernels.soft_counts):
+        with pytest.raises(DataError, match=r"labels of shape .* for logits of \(2, 5, 3, 4\); expected \(B, H, W\)"):
+            counted(torch.zeros(2, 5, 3, 4), labels, ignore_index=255)

@@ -40,7 +40,7 @@ def pixels(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Pixels:
     Raises:
         DataError: see `check_labels`.
     """
-    check_labels(labels, logits.shape[1], ignore_index=ignore_index)
+    check_labels(labels, logits, ignore_index=ignore_index)
     predicted = logits.detach().argmax(1).flatten(1)
     label = labels.flatten(1).long()
     valid = label != ignore_index
@@ -102,8 +102,17 @@ def check_classes(logits: Tensor, num_classes: int) -> None:
         raise DataError(f"logits have {logits.shape[1]} classes, the data {num_classes}; give one logit per class")
 
 
-def check_labels(labels: Tensor, num_classes: int, *, ignore_index: int) -> None:
-    """Raises `DataError` on the first label that is neither a class nor void, on the CPU: no device is waited for."""
+def check_labels(labels: Tensor, logits: Tensor, *, ignore_index: int) -> None:
+    """Raises `DataError` where labels are not of the size of `(B, C, H, W)` logits, or one is neither a class nor void.
+
+    Values are looked at on the CPU alone: no device is waited for.
+    """
+    num_classes = logits.shape[1]
+    if labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise DataError(
+            f"labels of shape {tuple(labels.shape)} for logits of {tuple(logits.shape)}; "
+            "expected (B, H, W) for (B, C, H, W)"
+        )
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, 0)

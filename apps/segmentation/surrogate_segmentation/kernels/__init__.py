@@ -49,7 +49,7 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
             of the device.
         MissingExtraError: `native` without a C compiler, `triton` without its package.
     """
-    counts.check_labels(labels, logits.shape[1], ignore_index=ignore_index)
+    counts.check_labels(labels, logits, ignore_index=ignore_index)
     if kernel == "auto" or not _runs_on(kernel, logits.device.type):
         kernel = _fastest(logits.device.type)
     if kernel == "reference":
