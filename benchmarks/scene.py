@@ -54,7 +54,7 @@ class Scene:
 
 def kernels() -> tuple[str, ...]:
     """The ways the measure `iou` can be computed; "auto" is what a user gets."""
-    return ("auto", "reference", "native") if "kernel" in inspect.signature(iou).parameters else ("auto",)
+    return ("auto", "tiled", "reference") if "kernel" in inspect.signature(iou).parameters else ("auto",)
 
 
 def learned_loss(classes: int, device: torch.device, *, kernel: str = "auto") -> SurrogateLoss:

@@ -18,7 +18,7 @@ from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
 from surrogate.fidelity import fidelity, wrong_sign
 from surrogate.moves import KINDS, SMALL
-from surrogate.objective import objective
+from surrogate.objective import Asked, asked, objective
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
 from surrogate.store import Rows, StatsStore
@@ -100,13 +100,15 @@ def fit(
         )
     surrogate.standardise(data.stats[split.fitted])
     surrogate.to(device)
-    seen = torch.isin(moved.sample, torch.unique(data.sample[split.fitted]))
+    slopes = asked(moved)
     yield from _descend(
         surrogate,
         _on(device, data, split.fitted),
         _on(device, data, split.stopping),
-        _on(device, comparable(moved), seen),
-        _on(device, comparable(moved), torch.isin(moved.sample, torch.unique(data.sample[split.stopping]))),
+        *(
+            slopes.part(torch.isin(moved.sample, data.sample[part])).to(device)
+            for part in (split.fitted, split.stopping)
+        ),
         settings=settings,
         seed=seed,
         state=state,
@@ -160,21 +162,6 @@ def _read(stores: Sequence[StatsStore]) -> Rows:
     return Rows(*(torch.cat([getattr(part, field) for part in parts]) for field in Rows.__slots__))
 
 
-def comparable(moved: Rows) -> Rows:
-    """Moves with what each did, and how the statistics went, in units of the mean size of what its kind does.
-
-    So that kinds of long moves do not drown those of small ones.
-    """
-    size = torch.ones(len(KINDS))
-    for kind in range(len(KINDS)):
-        found = moved.value[moved.regime == kind].square().mean().sqrt()
-        size[kind] = found if found > 0 else 1.0
-    size = size[moved.regime.long()]
-    width = moved.stats.shape[1] // 2
-    stats = torch.cat([moved.stats[:, :width], moved.stats[:, width:] / size.unsqueeze(1)], 1)
-    return Rows(stats, moved.value / size, moved.sample, moved.regime)
-
-
 def _on(device: torch.device, data: Rows, mask: Tensor) -> tuple[Tensor, Tensor]:
     return data.stats[mask].to(device), data.value[mask].to(device, torch.float32)
 
@@ -183,8 +170,8 @@ def _descend(
     surrogate: Surrogate,
     fitted: tuple[Tensor, Tensor],
     stopping: tuple[Tensor, Tensor],
-    moved: tuple[Tensor, Tensor],
-    aside: tuple[Tensor, Tensor],
+    moved: Asked,
+    aside: Asked,
     *,
     settings: FitRecipe,
     seed: int,
@@ -224,7 +211,7 @@ def _epoch(
     surrogate: Surrogate,
     optimizer: torch.optim.Optimizer,
     fitted: tuple[Tensor, Tensor],
-    moved: tuple[Tensor, Tensor],
+    moved: Asked,
     settings: FitRecipe,
     spread: float,
     generator: torch.Generator,
@@ -234,8 +221,8 @@ def _epoch(
     order = torch.randperm(len(value), generator=generator)
     for start in range(0, len(order), settings.batch_size):
         rows = order[start : start + settings.batch_size].to(value.device)
-        drawn = torch.randint(max(len(moved[1]), 1), (len(rows),), generator=generator).to(value.device)
-        chosen = (moved[0][drawn], moved[1][drawn]) if len(moved[1]) else moved
+        drawn = torch.randint(max(len(moved.change), 1), (len(rows),), generator=generator).to(value.device)
+        chosen = moved.part(drawn) if len(moved.change) else moved
         _, error = objective(surrogate, (stats[rows], value[rows]), chosen, settings, spread=spread)
         optimizer.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]

@@ -93,11 +93,12 @@ class FunctionMeasure:
         takes = self.takes or next(iter(standard.views))
         if takes not in standard.views:
             raise UsageError(f"takes={takes!r}: no view of app {self.app!r}; {nearest(takes, standard.views)}")
+        view = standard.views[takes]
         score = _scored(_called(self.function, settings, arrays=self.arrays), _name(self.function))
         return Measure(
-            functools.partial(_rows, score, standard.views[takes], settings["level"]),
-            standard.stats,
-            standard.columns,
+            functools.partial(_rows, score, view, settings["level"]),
+            view.stats,
+            view.columns,
             bounds=self.bounds,
             higher_is_better=self.higher_is_better,
             level=settings["level"],
@@ -113,7 +114,7 @@ def _rows(
     """`(R,)` values of a batch: R = B at level "sample", else 1."""
     size = 1 if level == "sample" else len(outputs)
     parts = [slice(start, start + size) for start in range(0, len(outputs), size)]
-    values = [score(*view(outputs[part], targets[part])) for part in parts]
+    values = [score(*view.show(outputs[part], targets[part])) for part in parts]
     return torch.tensor(values, dtype=torch.float32, device=outputs.device)
 
 

@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from surrogate.approximator import Surrogate
+from surrogate.moves import KINDS
 from surrogate.recipe import FitRecipe
+from surrogate.store import Rows
 
 _BEYOND = 0.02
 """How far beyond a bound the output for a row at that bound should be, in units of the loss."""
 
 _SLOPE = 0.05
-"""Least slope along a move that changes the loss, in spreads of the loss per spread of the inputs."""
+"""Least slope along a move that has a sign, in spreads of the loss per spread of the inputs."""
+_ONE_SIDED = 0.98
+"""A kind of move whose changes have one sign but for this much of them has that sign where it changes nothing too."""
 
 Pair = tuple[Tensor, Tensor]
+
+
+class Asked(NamedTuple):
+    """What M moves ask of the slope, in units of the mean size of what a move of their kind does."""
+
+    stats: Tensor
+    """`(M, F)` statistics before the move."""
+    velocity: Tensor
+    """`(M, F)` their change along the move, to first order."""
+    change: Tensor
+    """`(M,)` change of the true loss."""
+    sign: Tensor
+    """`(M,)` in -1, 0, 1: the way that the loss should go; 0 where nobody knows."""
+
+    def part(self, index: Tensor) -> Asked:
+        """Those at an index, or of a mask."""
+        return Asked(*(field[index] for field in self))
+
+    def to(self, device: torch.device) -> Asked:
+        """On a device."""
+        return Asked(*(field.to(device) for field in self))
+
+
+def asked(moved: Rows) -> Asked:
+    """What recorded moves `(M, 2 F)` ask, each kind in units of its own: long moves must not drown small ones.
+
+    Most small moves change nothing, by chance: what tips over is one element or none. Where a kind is one-sided, as
+    "towards" is for a metric that no mended element makes worse, those moves have its sign too.
+    """
+    size, side = torch.ones(len(KINDS)), torch.zeros(len(KINDS))
+    for kind in range(len(KINDS)):
+        change = moved.value[moved.regime == kind]
+        if change.any():
+            size[kind] = change.square().mean().sqrt()
+            lean = change[change != 0].sign().mean()
+            side[kind] = lean.sign() if lean.abs() >= _ONE_SIDED else 0.0
+    kinds = moved.regime.long()
+    stats, velocity = moved.stats.chunk(2, 1)
+    value = moved.value.float()
+    sign = torch.where(value != 0, value.sign(), side[kinds])
+    return Asked(stats, velocity / size[kinds].unsqueeze(1), value / size[kinds], sign)
 
 
 def censored_error(latent: Tensor, value: Tensor) -> Tensor:
@@ -31,41 +78,36 @@ def censored_error(latent: Tensor, value: Tensor) -> Tensor:
 
 
 def objective(
-    surrogate: Surrogate, rows: Pair, moves: Pair, settings: FitRecipe, *, spread: float
+    surrogate: Surrogate, rows: Pair, moves: Asked, settings: FitRecipe, *, spread: float
 ) -> tuple[Tensor, Tensor]:
     """The error of the value, which the fit reports, and the whole of what it minimises.
 
-    Values and signs weigh in units of `spread`, the standard deviation of the fitted losses: else the slopes of a
-    metric that hardly varies, near its best for instance, would drown its values.
-
-    `rows` are `(R, F)` statistics and `(R,)` losses; `moves` are `(M, 2 F)` statistics and their change along the move
-    to first order, and `(M,)` true changes of the loss, both in units of what a move does (see `fit.comparable`).
+    `rows` are `(R, F)` statistics and `(R,)` losses. Values weigh in units of `spread`, the standard deviation of the
+    fitted losses: else the slopes of a metric that hardly varies, near its best for instance, would drown its values.
     """
     value = censored_error(surrogate.latent(rows[0]), rows[1])
-    if not len(moves[1]) or not (settings.slope_weight or settings.sign_weight):
-        return value, value / spread**2
-    stats, velocity = moves[0].chunk(2, 1)
-    size, sign = slope_errors(surrogate, stats, velocity, moves[1], least=_SLOPE * spread)
-    return value, (value + settings.sign_weight * sign) / spread**2 + settings.slope_weight * size
+    whole = value / spread**2
+    if len(moves.change) and (settings.slope_weight or settings.sign_weight):
+        size, sign = slope_errors(surrogate, moves, least=_SLOPE * spread)
+        whole = whole + settings.slope_weight * size + settings.sign_weight * sign
+    return value, whole
 
 
-def slope_errors(
-    surrogate: Surrogate, stats: Tensor, velocity: Tensor, change: Tensor, *, least: float
-) -> tuple[Tensor, Tensor]:
+def slope_errors(surrogate: Surrogate, moves: Asked, *, least: float) -> tuple[Tensor, Tensor]:
     """Mean squared errors of the change that the surrogate's slopes foretell: of its size, and of its sign.
 
     A fit of values alone leaves the slope free wherever statistics depend on each other: with a perfect rank
     correlation it may have the wrong sign, or next to no slope at all along the moves that training can make. So the
     slope along recorded moves is fitted to what they did on average: which elements tip over is chance, how many not.
     This is a Sobolev fit (Czarnecki et al. 2017) along the directions that exist. Small changes count for little in it,
-    so the sign is asked for beside: at least `least` per unit of the standardised inputs, whatever the change. Rows
-    that do not move or do not change ask for none.
+    so the sign is asked for beside, as by a squared hinge: the slope per unit of the standardised inputs, in units of
+    `least`, should be 1 or more. Moves that do not move the inputs, or have no sign, ask for none.
     """
-    stats = stats.detach().requires_grad_()
+    stats = moves.stats.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(surrogate.latent(stats).sum(), stats, create_graph=True)
-    foretold = (gradient * velocity).sum(1)
-    speed = (velocity.index_select(1, surrogate.index) / surrogate.scale).norm(dim=1)
-    short = (least - change.sign() * foretold / speed.clamp_min(1e-9)).clamp_min(0.0)
-    asked = (change != 0) & (speed > 1e-9)
-    return (foretold - change).square().mean(), torch.where(asked, short, 0.0).square().mean()
+    foretold = (gradient * moves.velocity).sum(1)
+    speed = (moves.velocity.index_select(1, surrogate.index) / surrogate.scale).norm(dim=1)
+    short = (1.0 - moves.sign * foretold / (least * speed.clamp_min(1e-9))).clamp_min(0.0)
+    counted = (moves.sign != 0) & (speed > 1e-9)
+    return (foretold - moves.change).square().mean(), torch.where(counted, short, 0.0).square().mean()

@@ -98,17 +98,24 @@ MeasureFactory = Callable[..., Measure]
 settings of the recipe's `[measure]` table."""
 
 
-View = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From outputs and targets of some samples, prediction and target as a plain function takes them; empty if all void."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a plain function is handed of the outputs, and the statistics that explain what it can make of it.
+
+    No more of them than that: a statistic that the metric does not depend on lends the fit a free hand.
+    """
+
+    show: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """From outputs and targets of some samples, prediction and target as the function takes them; empty if all void."""
+    stats: StatsExtractor
+    """A row for each sample at level "sample", one for a batch at "batch"; NaN where all is void."""
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Standard:
     """What an app gives to a metric that is a plain function: see `surrogate.from_function`."""
 
-    stats: StatsExtractor
-    """A row for each sample at level "sample", one for a batch at "batch"; NaN where all is void."""
-    columns: tuple[str, ...]
     views: Mapping[str, View]
     """What a function may be handed, by name, the usual one first."""
     void: Callable[[Tensor], Tensor] | None = None

@@ -121,8 +121,8 @@ class FitRecipe(Section):
     slope_weight: NonNegativeFloat = 0.06
     """Weight of the error of the slope along recorded moves, in units of their mean squared change, beside the squared
     error of the value in units of its variance."""
-    sign_weight: NonNegativeFloat = 1.0
-    """Weight of the error of the slope's sign, as that of the value."""
+    sign_weight: NonNegativeFloat = 0.25
+    """Weight of the error of the slope's sign: 1 for a slope of 0, more for one of the wrong sign."""
     holdout: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of the samples, never of the rows, held out of the fit."""
 

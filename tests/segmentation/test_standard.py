@@ -32,7 +32,7 @@ CLASSES, VOID = 7, 255
 def test_statistics_of_an_image_by_hand() -> None:
     """Four pixels, the last one void: a hit of class 0, class 1 taken for 0, a hit of class 1; class 2 is absent."""
     p = torch.tensor([[0.8, 0.6, 0.1, 0.3], [0.1, 0.3, 0.7, 0.3], [0.1, 0.1, 0.2, 0.4]])
-    made = standard(level="sample", num_classes=3, ignore_index=VOID)
+    made = standard(level="sample", num_classes=3, ignore_index=VOID).views["labels"]
     stats = made.stats(p.log()[None, :, None], torch.tensor([[[0, 1, 1, VOID]]]))
     found = dict(zip(made.columns, stats[0].tolist(), strict=True))
     assert len(found) == len(made.columns), "names do not repeat"
@@ -60,7 +60,9 @@ def test_statistics_of_an_image_by_hand() -> None:
 def test_a_batch_is_the_image_of_all_its_pixels() -> None:
     logits = torch.randn(2, 3, 4, 5, generator=Generator().manual_seed(0))
     labels = torch.randint(3, (2, 4, 5), generator=Generator().manual_seed(1))
-    batch, sample = (standard(level=level, num_classes=3, ignore_index=VOID).stats for level in ("batch", "sample"))
+    batch, sample = (
+        standard(level=level, num_classes=3, ignore_index=VOID).views["maps"].stats for level in ("batch", "sample")
+    )
     both = sample(torch.cat(list(logits), 2)[None], torch.cat(list(labels), 1)[None])
     assert torch.allclose(batch(logits, labels), both, atol=1e-6)
 

@@ -11,11 +11,12 @@ from PIL import Image
 
 from surrogate import plugins
 from surrogate.errors import UsageError
+from surrogate.protocols import Level
 from surrogate.recipe import build, read_toml
 from surrogate.testing import check_app, check_measure
 from surrogate_tabular import app
 from surrogate_tabular.app import TabularTask
-from surrogate_tabular.measures import fbeta, mcc, precision_at_k, standard_statistics
+from surrogate_tabular.measures import fbeta, mcc, precision_at_k, standard
 from surrogate_tabular.recipe import TabularRecipe
 
 MEASURES = tuple(TabularTask.headlines)
@@ -77,11 +78,12 @@ def test_settings_of_measures_reach_the_score_and_bad_ones_are_told() -> None:
 
 def test_standard_statistics_have_a_finite_row_for_the_batch_or_for_each_sample() -> None:
     logits, targets = outputs()
-    for level, rows in (("batch", 1), ("dataset", 1), ("sample", 40)):
-        stats, columns = standard_statistics(level)
-        found = stats(logits, targets)
-        assert found.shape == (rows, len(columns)) == (rows, len(set(columns)))
-        assert bool(found.isfinite().all())
+    levels: tuple[tuple[Level, int], ...] = ("batch", 1), ("dataset", 1), ("sample", 40)
+    for level, rows in levels:
+        for view in standard(level=level).views.values():
+            found = view.stats(logits, targets)
+            assert found.shape == (rows, len(view.columns)) == (rows, len(set(view.columns)))
+            assert bool(found.isfinite().all())
 
 
 def test_perfect_outputs_are_right_and_never_less_sure_than_the_outputs(task: TabularTask) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surrogate.errors import UsageError
-from surrogate.protocols import Level, Standard
+from surrogate.protocols import Level, Standard, View
 from surrogate_segmentation.counts import class_probabilities, counts, pixels
 
 _RATIOS = ("iou", "dice", "recall", "precision")
@@ -40,14 +40,14 @@ def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) ->
     """
     if level not in ("sample", "batch"):
         raise UsageError(f"measure.level is {level!r}; a function's measure knows sample and batch")
+    stats, columns = partial(_stats, level, num_classes, ignore_index), _columns(num_classes)
+    shown = {
+        "labels": partial(_labels, ignore_index),
+        "scores": partial(_scores, ignore_index),
+        "maps": partial(_maps, level, ignore_index),
+    }
     return Standard(
-        partial(_stats, level, num_classes, ignore_index),
-        _columns(num_classes),
-        {
-            "labels": partial(_labels, ignore_index),
-            "scores": partial(_scores, ignore_index),
-            "maps": partial(_maps, level, ignore_index),
-        },
+        {name: View(show, stats, columns) for name, show in shown.items()},
         void=lambda labels: torch.full_like(labels, ignore_index),
     )
 

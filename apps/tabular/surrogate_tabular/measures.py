@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surrogate.additive import additive_measure
 from surrogate.errors import UsageError, nearest
-from surrogate.protocols import Level, Measure, Standard, StatsExtractor, View
+from surrogate.protocols import Level, Measure, Standard, View
 from surrogate.statistics import (
     CONFUSION_COLUMNS,
     CURVE_COLUMNS,
@@ -74,21 +74,6 @@ def precision_at_k(*, k: float = K) -> Measure:
     return _of_ranking(partial(exact.precision_at_k, k=k), "positives", "found_in_top")
 
 
-def standard_statistics(level: Level) -> tuple[StatsExtractor, tuple[str, ...]]:
-    """What explains any metric of these outputs: confusion counts and score histograms, and the names of the columns.
-
-    Rows are the batch, or its samples at level "sample"; all of them finite.
-    """
-
-    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        counted = confusion_sums(outputs, targets)[:, 1:]
-        binned = histogram_sums(class_score(outputs), targets == 1)
-        pooled = [sums.flatten(0, 1) if level == "sample" else sums.sum(0) for sums in (counted, binned)]
-        return torch.cat([confusion_stats(pooled[0]), curve_stats(pooled[1]), tail_stats(pooled[1])], 1)
-
-    return stats, CONFUSION_COLUMNS + CURVE_COLUMNS + TAIL_COLUMNS
-
-
 EXAMPLE = '''
 def metric(prediction, target):
     """Share of the negatives that are told as such; prediction and target are the `(B,)` classes of a batch."""
@@ -97,13 +82,32 @@ def metric(prediction, target):
 
 
 def standard(*, level: Level = "batch") -> Standard:
-    """For plain functions of a batch: its `(B,)` classes (the usual view) or `(B,)` probabilities of class 1."""
-    stats, columns = standard_statistics(level)
-    views: dict[str, View] = {
-        "labels": lambda outputs, targets, /: (outputs.argmax(1), targets),
-        "scores": lambda outputs, targets, /: (outputs.detach().float().softmax(1)[:, 1], targets),
-    }
-    return Standard(stats, columns, views)
+    """For plain functions of a batch: its `(B,)` classes (the usual view) or `(B,)` probabilities of class 1.
+
+    Statistics are confusion counts for a function of classes, score histograms for one of probabilities. Rows are the
+    batch, or its samples at level "sample"; all of them finite.
+    """
+
+    def pooled(sums: Tensor) -> Tensor:
+        return sums.flatten(0, 1) if level == "sample" else sums.sum(0)
+
+    def counted(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return confusion_stats(pooled(confusion_sums(outputs, targets)[:, 1:]))
+
+    def binned(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        sums = pooled(histogram_sums(class_score(outputs), targets == 1))
+        return torch.cat([curve_stats(sums), tail_stats(sums)], 1)
+
+    return Standard(
+        {
+            "labels": View(lambda outputs, targets, /: (outputs.argmax(1), targets), counted, CONFUSION_COLUMNS),
+            "scores": View(
+                lambda outputs, targets, /: (outputs.detach().float().softmax(1)[:, 1], targets),
+                binned,
+                CURVE_COLUMNS + TAIL_COLUMNS,
+            ),
+        }
+    )
 
 
 def _of_counts(metric: Callable[[Tensor], Tensor], level: Level, *, low: float = 0.0) -> Measure:

@@ -65,16 +65,20 @@ class TabularCollectRecipe(CollectRecipe):
     batch_size: PositiveInt = 128
     augment: bool = True
     passes: PositiveInt = 50
-    moves: int = Field(default=6, ge=0)
+    moves: int = Field(default=12, ge=0)
     pools: int = Field(default=5, ge=5)
 
 
 class TabularFitRecipe(FitRecipe):
-    """A small network for some thousand rows."""
+    """A small network for some thousand rows, in batches small enough for some thousand steps.
+
+    In a small batch a small move tips one sample over or none: how much it does is mostly chance, and weighs little.
+    """
 
     width: PositiveInt = 64
     depth: PositiveInt = 2
-    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 256
+    slope_weight: NonNegativeFloat = 0.003
 
 
 class TabularFinetuneRecipe(FinetuneRecipe):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.errors import UsageError
-from surrogate.protocols import Level, Measure, Standard
+from surrogate.protocols import Level, Measure, Standard, View
 
 JUMP = 1.0
 """Where f is not continuous: it falls to 1.0 on the left and begins at 1.1 on the right."""
@@ -74,7 +74,7 @@ def standard(*, level: Level = "sample") -> Standard:
     def stats(x: Tensor, u: Tensor, /) -> Tensor:
         return torch.cat([_column(x), u.to(_column(x).dtype)], 1)
 
-    return Standard(stats, ("x", "u"), {"points": lambda x, u, /: (x.flatten(), u.flatten())})
+    return Standard({"points": View(lambda x, u, /: (x.flatten(), u.flatten()), stats, ("x", "u"))})
 
 
 def _column(outputs: Tensor) -> Tensor:

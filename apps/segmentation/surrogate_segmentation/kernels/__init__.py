@@ -29,6 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from surrogate.errors import MissingExtraError
 from surrogate_segmentation import counts
 
 Kernel = Literal["auto", "reference", "tiled", "native", "triton"]
@@ -41,8 +42,9 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
         logits: `(B, C, H, W)` floats of any strides.
         labels: `(B, H, W)` of any integer dtype, in [0, C) or `ignore_index` (void).
         ignore_index: the label of void pixels.
-        kernel: `auto` is `triton` on CUDA and `tiled` on a CPU; `native` is C, compiled at first use. One that does not
-            run on the device of the logits gives way to `auto`: a surrogate may be used elsewhere than it was fitted.
+        kernel: `auto` is `triton` on CUDA and, on a CPU, `native`, C that is compiled at first use, or `tiled` where
+            there is no compiler. One that does not run on the device of the logits gives way to `auto`: a surrogate may
+            be used elsewhere than it was fitted.
 
     Raises:
         DataError: a label is out of range, on the CPU; elsewhere its pixel is NaN, or the reference ends in the error
@@ -65,10 +67,17 @@ def _runs_on(kernel: str, device: str) -> bool:
 
 
 @cache
-def _fastest(device: str) -> Literal["reference", "tiled", "triton"]:
+def _fastest(device: str) -> Literal["reference", "tiled", "native", "triton"]:
     if device == "cuda" and find_spec("triton"):
         return "triton"
-    return "tiled" if device == "cpu" else "reference"
+    if device != "cpu":
+        return "reference"
+    try:
+        _module("native").library()
+    except MissingExtraError as error:
+        logging.getLogger("surrogate_segmentation").info("%s", error)
+        return "tiled"
+    return "native"
 
 
 @cache

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define BLOCK 256
+#define BANKS 4 /* neighbouring pixels, which are often of one class, need not wait for each other's sum */
 
 typedef struct {
     int64_t classes, pixels, tile;             /* pixels of an image, pixels of a tile */
@@ -110,69 +111,89 @@ static float *rows(const Shape *s) {
     return calloc((s->classes + 1) * BLOCK, sizeof(float));
 }
 
-/* Tiles [from, to), counted through all images: each adds up its (C + 1, 6) sums in its own part of `sums`, all 0 before.
- * Returns 0, or 1 without memory. */
-int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t from, int64_t to) {
+/* Each tile of each image adds up its (C + 1, 6) sums in its own part of `sums`, all 0 before: who does which tile does
+ * not show. The threads are those of torch, whose OpenMP is in the process already. Returns how many had no memory. */
+int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t images, int threads) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
-    int32_t a[BLOCK], label[BLOCK];
-    float r[BLOCK], *e = rows(s);
-    if (!e) return 1;
-    for (int64_t t = from; t < to; t++) {
-        double *sum = sums + t * (s->classes + 1) * 6;
-        int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
-        for (; first < last; first += BLOCK) {
-            int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
-            block(s, x, y, t / tiles, first, n, e, a, r, label);
-            for (int i = 0; i < n; i++) {
-                int missed = a[i] != label[i];
-                float p_a = 1.0f / (1.0f + r[i]), p_y = e[label[i] * BLOCK + i] * p_a;
-                double *predicted = sum + a[i] * 6 + missed, *true_ = sum + label[i] * 6;
-                predicted[0] += p_a, predicted[3] += 1;
-                true_[2] += missed ? 1.0f - p_y : 0.0f, true_[5] += missed;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : failed)
+    {
+        int32_t a[BLOCK], label[BLOCK], at_a[BLOCK], at_y[BLOCK];
+        float r[BLOCK], p_a[BLOCK], lost[BLOCK], *e = rows(s);
+        int64_t size = (s->classes + 1) * 6;
+        double *bank = malloc(BANKS * size * sizeof(double));
+        failed += !e || !bank;
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < images * tiles; t++) {
+            if (!e || !bank) continue;
+            memset(bank, 0, BANKS * size * sizeof(double));
+            int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
+            for (; first < last; first += BLOCK) {
+                int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
+                block(s, x, y, t / tiles, first, n, e, a, r, label);
+                for (int i = 0; i < n; i++) {
+                    int missed = a[i] != label[i];
+                    p_a[i] = 1.0f / (1.0f + r[i]);
+                    lost[i] = missed ? 1.0f - e[label[i] * BLOCK + i] * p_a[i] : 0.0f;
+                    at_a[i] = a[i] * 6 + missed;
+                    at_y[i] = (missed ? label[i] : (int32_t)s->classes) * 6 + 2;
+                }
+                for (int i = 0; i < n; i++) {
+                    double *sum = bank + i % BANKS * size, *predicted = sum + at_a[i], *true_ = sum + at_y[i];
+                    predicted[0] += p_a[i], predicted[3] += 1;
+                    true_[0] += lost[i], true_[3] += 1;
+                }
             }
+            for (int64_t k = 0; k < BANKS * size; k++) sums[t * size + k % size] += bank[k];
         }
+        free(e), free(bank);
     }
-    free(e);
-    return 0;
+    return failed;
 }
 
-/* The gradient of the logits in tiles [from, to), from that of the sums, dense (B, C + 1, 6), 0 for void. */
-int backward(const Shape *s, const void *x, const void *y, const float *grad, void *dx, int64_t from, int64_t to) {
+/* The gradient of the logits from that of the sums, dense (B, C + 1, 6), 0 for void. */
+int backward(const Shape *s, const void *x, const void *y, const float *grad, void *dx, int64_t images, int threads) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
-    int32_t a[BLOCK], label[BLOCK];
-    float r[BLOCK], at_others[BLOCK], at_a[BLOCK], at_y[BLOCK], *e = rows(s);
-    if (!e) return 1;
-    for (int64_t t = from; t < to; t++) {
-        int64_t image = t / tiles;
-        const float *g = grad + image * (s->classes + 1) * 6;
-        int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
-        for (; first < last; first += BLOCK) {
-            int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
-            block(s, x, y, image, first, n, e, a, r, label);
-            for (int i = 0; i < n; i++) {
-                int missed = a[i] != label[i];
-                float p_a = 1.0f / (1.0f + r[i]), p_y = e[label[i] * BLOCK + i] * p_a;
-                float u = g[a[i] * 6 + missed] * p_a, v = missed ? g[label[i] * 6 + 2] * p_y : 0.0f;
-                at_others[i] = (v - u) * p_a;
-                at_a[i] = (u * r[i] + v) * p_a;
-                at_y[i] = v;
-            }
-            for (int32_t k = 0; k < s->classes; k++) {
-                int64_t at = image * s->x_image + k * s->x_class + first * s->x_pixel;
-                float *row = e + k * BLOCK;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : failed)
+    {
+        int32_t a[BLOCK], label[BLOCK];
+        float r[BLOCK], at_others[BLOCK], at_a[BLOCK], at_y[BLOCK], *e = rows(s);
+        failed += !e;
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < images * tiles; t++) {
+            if (!e) continue;
+            int64_t image = t / tiles;
+            const float *g = grad + image * (s->classes + 1) * 6;
+            int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
+            for (; first < last; first += BLOCK) {
+                int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
+                block(s, x, y, image, first, n, e, a, r, label);
                 for (int i = 0; i < n; i++) {
-                    float d = a[i] == k ? at_a[i] : row[i] * at_others[i];
-                    row[i] = d - (label[i] == k ? at_y[i] : 0.0f);
+                    int missed = a[i] != label[i];
+                    float p_a = 1.0f / (1.0f + r[i]), p_y = e[label[i] * BLOCK + i] * p_a;
+                    float u = g[a[i] * 6 + missed] * p_a, v = missed ? g[label[i] * 6 + 2] * p_y : 0.0f;
+                    at_others[i] = (v - u) * p_a;
+                    at_a[i] = (u * r[i] + v) * p_a;
+                    at_y[i] = v;
                 }
-                if (s->narrow)
-                    for (int i = 0; i < n; i++) ((uint16_t *)dx)[at + i * s->x_pixel] = narrow(row[i]);
-                else if (s->x_pixel == 1)
-                    memcpy((float *)dx + at, row, n * sizeof(float));
-                else
-                    for (int i = 0; i < n; i++) ((float *)dx)[at + i * s->x_pixel] = row[i];
+                for (int32_t k = 0; k < s->classes; k++) {
+                    int64_t at = image * s->x_image + k * s->x_class + first * s->x_pixel;
+                    float *row = e + k * BLOCK;
+                    for (int i = 0; i < n; i++) {
+                        float d = a[i] == k ? at_a[i] : row[i] * at_others[i];
+                        row[i] = d - (label[i] == k ? at_y[i] : 0.0f);
+                    }
+                    if (s->narrow)
+                        for (int i = 0; i < n; i++) ((uint16_t *)dx)[at + i * s->x_pixel] = narrow(row[i]);
+                    else if (s->x_pixel == 1)
+                        memcpy((float *)dx + at, row, n * sizeof(float));
+                    else
+                        for (int i = 0; i < n; i++) ((float *)dx)[at + i * s->x_pixel] = row[i];
+                }
             }
         }
+        free(e);
     }
-    free(e);
-    return 0;
+    return failed;
 }

@@ -1,4 +1,4 @@
-"""The opt-in CPU kernel: `native.c`, compiled in a second by the C compiler of this machine, for this machine.
+"""The fast kernel of CPUs: `native.c`, compiled in a second by the C compiler of this machine, for this machine.
 
 Takes float32 and bfloat16 logits; other dtypes go through `tiled`.
 """
@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from surrogate_segmentation.kernels import tiled
 
 _PIXELS = 4096
 """In a tile: its sums are a number of their own, so the result does not depend on who computes it."""
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -47,7 +46,7 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     logits, labels = tiled.dense(logits), labels.contiguous()
     shape, tiles = _shape(logits, labels, ignore_index)
     sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 6, dtype=torch.float64)
-    _in_threads(_library().forward, (shape, logits, labels, sums), len(logits) * tiles)
+    _call(library().forward, shape, (logits, labels, sums), len(logits))
     return sums.cumsum(1)[:, -1, :-1].float()  # sum(1) may add in another order when there are more threads
 
 
@@ -56,13 +55,10 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
     if logits.dtype not in _DTYPES:
         return tiled.backward(grad, logits, labels, ignore_index)
     strided = tiled.dense(logits)
-    shape, tiles = _shape(strided, labels, ignore_index)
+    shape, _ = _shape(strided, labels, ignore_index)
     result = torch.empty_like(strided)
-    _in_threads(
-        _library().backward,
-        (shape, strided, labels.contiguous(), pad(grad.float(), (0, 0, 0, 1)), result),
-        len(logits) * tiles,
-    )
+    tensors = strided, labels.contiguous(), pad(grad.float(), (0, 0, 0, 1)), result
+    _call(library().backward, shape, tensors, len(logits))
     return result if strided is logits else torch.empty_like(logits).copy_(result)
 
 
@@ -78,27 +74,14 @@ def _shape(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Shape, in
     return shape, -(-pixels // _PIXELS)
 
 
-def _in_threads(function: Callable[..., int], arguments: tuple[Shape | Tensor, ...], tiles: int) -> None:
-    """Calls `function(*arguments, from, to)` on equal runs of tiles, as many as torch has threads."""
-    first, *tensors = arguments
+def _call(function: Callable[..., int], shape: Shape, tensors: tuple[Tensor, ...], images: int) -> None:
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    threads = torch.get_num_threads()
-    ends = [tiles * number // threads for number in range(threads + 1)]
-
-    def run(start: int, end: int) -> int:
-        return function(ctypes.byref(first), *pointers, ctypes.c_int64(start), ctypes.c_int64(end))
-
-    if threads == 1:
-        failed = run(0, tiles)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            failed = any(pool.map(run, ends[:-1], ends[1:]))
-    if failed:
+    if function(ctypes.byref(shape), *pointers, ctypes.c_int64(images), torch.get_num_threads()):
         raise MemoryError("native kernel: no memory for the exponentials of a block")
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """Compiles for this process alone: nothing is left on the disk that could be out of date or somebody else's."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:

@@ -1,4 +1,5 @@
-"""The default kernel of CPUs: plain tensor operations on tiles that stay in the cache. The formulas: `__init__.py`.
+"""The kernel of CPUs without a C compiler: plain tensor operations on tiles that stay in the cache. The formulas:
+`__init__.py`.
 
 No `argmax`, which is 60 times slower than `amax` on a CPU: where x_y == m and s < 2 nothing equals the highest logit,
 so the pixel is right. Only the others are looked at class by class.
