@@ -6,7 +6,8 @@ the statistics made of them:
 | family | explains | sums | statistics |
 |---|---|---|---|
 | confusion | functions of TP, FP, FN, TN: F-beta, MCC, kappa, IoU | `confusion_sums` | `confusion_stats` |
-| histogram | functions of scores: AUROC, AP, KS, calibration | `histogram_sums` | `curve_stats`, `tail_stats` |
+| histogram | functions of the order of scores: AUROC, AP, KS | `histogram_sums` | `curve_stats` |
+| | functions of probabilities: Brier score, calibration | the same | `probability_stats` |
 
 Outputs are logits `(B, C, ...)` and targets integer classes `(B, ...)`; an element is a sample of `(B, C)` outputs and
 a pixel of `(B, C, H, W)` ones. Elements labelled `ignore_index` are in no sum. Moving an element to its true class
@@ -27,7 +28,7 @@ CONFUSION_COLUMNS = ("tp", "fp", "fn", "tn", "tp_mean", "fp_mean", "fn_mean", "t
 
 KNOTS = 128
 """Of a histogram, in all."""
-_EVERY = 8
+_EVERY = 16
 """So many knots apart are those at which the share of a class above them is a statistic."""
 _SOFTNESS = (0.5, 2.0, 8.0)
 """In knots: how far apart two scores are for the order of them to be sure. The sharp areas have the right values, the
@@ -42,8 +43,13 @@ CURVE_COLUMNS = (
     *(f"found_in_top_{share:g}" for share in _TOP),
 )
 """Share of positives, areas under the ROC and precision-recall curves, points of the cumulative gains curve."""
-TAIL_COLUMNS = tuple(f"{side}_above_{knot}" for side in ("pos", "neg") for knot in range(_EVERY, KNOTS, _EVERY))
-"""The distribution of each class: the share of it that lies above some knots."""
+PROBABILITY_COLUMNS = (
+    "positives",
+    *(f"{side}_{moment}" for side in ("pos", "neg") for moment in ("mean", "square")),
+    *(f"{side}_above_{knot}" for side in ("pos", "neg") for knot in range(_EVERY, KNOTS, _EVERY)),
+)
+"""Share of positives; of the probability of being one, the mean and the mean square in each class, and its distribution
+there: the share of the class that lies above some knots."""
 
 
 def confusion_sums(outputs: Tensor, targets: Tensor, /, *, ignore_index: int | None = None) -> Tensor:
@@ -155,13 +161,14 @@ def curve_stats(sums: Tensor, /) -> Tensor:
     return torch.cat([prior, *roc, *pr, *found], 1)
 
 
-def tail_stats(sums: Tensor, /) -> Tensor:
-    """`(R, 2 * KNOTS)` sums to `(R, F)` statistics in [0, 1], as `TAIL_COLUMNS`: what depends on the scores themselves.
-
-    With the share of positives among `CURVE_COLUMNS`, all that KS or a calibration error needs.
-    """
-    pos, neg, _ = _shares(sums)
-    return torch.cat([side.flip(1).cumsum(1).flip(1)[:, _EVERY::_EVERY] for side in (pos, neg)], 1)
+def probability_stats(sums: Tensor, /) -> Tensor:
+    """`(R, 2 * KNOTS)` sums to `(R, F)` statistics in [0, 1], as `PROBABILITY_COLUMNS`: what depends on the values."""
+    pos, neg, prior = _shares(sums)
+    place = torch.linspace(-1.0, 1.0, KNOTS, device=sums.device, dtype=sums.dtype)
+    probability = torch.sigmoid(place / (1.0 - place.abs()))  # of the score at each knot; 0 and 1 at the ends
+    powers = torch.stack([probability, probability.square()], 1)
+    above = [side.flip(1).cumsum(1).flip(1)[:, _EVERY::_EVERY] for side in (pos, neg)]
+    return torch.cat([prior, pos @ powers, neg @ powers, *above], 1)
 
 
 def _shares(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,14 +14,14 @@ from surrogate.statistics import (
     CONFUSION_COLUMNS,
     CURVE_COLUMNS,
     KNOTS,
-    TAIL_COLUMNS,
+    PROBABILITY_COLUMNS,
     class_score,
     confusion_additive,
     confusion_stats,
     confusion_sums,
     curve_stats,
     histogram_sums,
-    tail_stats,
+    probability_stats,
 )
 from surrogate.testing import check_measure
 
@@ -149,17 +149,22 @@ def test_sharp_areas_are_the_areas_under_the_curves() -> None:
     assert stats["found_in_top_0.1"] == pytest.approx(float(top), abs=0.05)
 
 
-def test_tails_are_the_shares_of_a_class_above_a_knot() -> None:
+def test_moments_and_tails_of_each_class_are_those_of_its_probabilities() -> None:
     scores, positive = binary(2000)
-    tails = tail_stats(histogram_sums(scores[None], positive[None])[0])[0].view(2, -1)
+    sums = histogram_sums(scores[None], positive[None])[0]
+    found = dict(zip(PROBABILITY_COLUMNS, probability_stats(sums)[0].tolist(), strict=True))
+    assert found["positives"] == pytest.approx(positive.double().mean().item())
     squeezed = (scores / (1 + scores.abs()) + 1) / 2 * (KNOTS - 1)
-    for number, name in enumerate(TAIL_COLUMNS[: len(TAIL_COLUMNS) // 2]):
-        knot = int(name.removeprefix("pos_above_"))
-        for side, group in enumerate((squeezed[positive], squeezed[~positive])):
-            assert float(tails[side, number]) == pytest.approx(float((group > knot - 0.5).double().mean()), abs=0.03)
+    for side, group in (("pos", positive), ("neg", ~positive)):
+        probability = scores[group].sigmoid()
+        assert found[f"{side}_mean"] == pytest.approx(float(probability.mean()), abs=1e-3)
+        assert found[f"{side}_square"] == pytest.approx(float(probability.square().mean()), abs=1e-3)
+        for knot in range(16, KNOTS, 16):
+            share = float((squeezed[group] > knot - 0.5).double().mean())
+            assert found[f"{side}_above_{knot}"] == pytest.approx(share, abs=0.03)
 
 
-@pytest.mark.parametrize("stats", [curve_stats, tail_stats])
+@pytest.mark.parametrize("stats", [curve_stats, probability_stats])
 def test_gradients_are_right_and_finite_without_a_class_too(stats) -> None:
     scores, positive = binary(30)
     for truth in (positive, torch.zeros_like(positive), torch.ones_like(positive)):

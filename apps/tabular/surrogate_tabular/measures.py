@@ -18,14 +18,14 @@ from surrogate.protocols import Level, Measure, Standard, View
 from surrogate.statistics import (
     CONFUSION_COLUMNS,
     CURVE_COLUMNS,
-    TAIL_COLUMNS,
+    PROBABILITY_COLUMNS,
     class_score,
     confusion_additive,
     confusion_stats,
     confusion_sums,
     curve_stats,
     histogram_sums,
-    tail_stats,
+    probability_stats,
 )
 from surrogate_tabular import exact
 
@@ -82,10 +82,15 @@ def metric(prediction, target):
 
 
 def standard(*, level: Level = "batch") -> Standard:
-    """For plain functions of a batch: its `(B,)` classes (the usual view) or `(B,)` probabilities of class 1.
+    """For plain functions of a batch, of `(B,)` predictions and `(B,)` classes.
 
-    Statistics are confusion counts for a function of classes, score histograms for one of probabilities. Rows are the
-    batch, or its samples at level "sample"; all of them finite.
+    | view | prediction | statistics |
+    |---|---|---|
+    | labels (the usual one) | classes | confusion counts |
+    | scores | probabilities of class 1, of which the order matters | ROC, precision-recall and gains curves |
+    | probabilities | probabilities of class 1, of which the values matter | their distribution |
+
+    Rows are the batch, or its samples at level "sample"; all of them finite.
     """
 
     def pooled(sums: Tensor) -> Tensor:
@@ -94,18 +99,17 @@ def standard(*, level: Level = "batch") -> Standard:
     def counted(outputs: Tensor, targets: Tensor, /) -> Tensor:
         return confusion_stats(pooled(confusion_sums(outputs, targets)[:, 1:]))
 
-    def binned(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        sums = pooled(histogram_sums(class_score(outputs), targets == 1))
-        return torch.cat([curve_stats(sums), tail_stats(sums)], 1)
+    def of_histogram(stats: Callable[[Tensor], Tensor], outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return stats(pooled(histogram_sums(class_score(outputs), targets == 1)))
+
+    def probabilities(outputs: Tensor, targets: Tensor, /) -> tuple[Tensor, Tensor]:
+        return outputs.detach().float().softmax(1)[:, 1], targets
 
     return Standard(
         {
             "labels": View(lambda outputs, targets, /: (outputs.argmax(1), targets), counted, CONFUSION_COLUMNS),
-            "scores": View(
-                lambda outputs, targets, /: (outputs.detach().float().softmax(1)[:, 1], targets),
-                binned,
-                CURVE_COLUMNS + TAIL_COLUMNS,
-            ),
+            "scores": View(probabilities, partial(of_histogram, curve_stats), CURVE_COLUMNS),
+            "probabilities": View(probabilities, partial(of_histogram, probability_stats), PROBABILITY_COLUMNS),
         }
     )
 

@@ -70,13 +70,11 @@ class TabularCollectRecipe(CollectRecipe):
 
 
 class TabularFitRecipe(FitRecipe):
-    """A small network for some thousand rows, in batches small enough for some thousand steps.
+    """In batches small enough to take some thousand steps on some thousand rows.
 
     In a small batch a small move tips one sample over or none: how much it does is mostly chance, and weighs little.
     """
 
-    width: PositiveInt = 64
-    depth: PositiveInt = 2
     batch_size: PositiveInt = 256
     slope_weight: NonNegativeFloat = 0.003
 

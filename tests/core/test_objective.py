@@ -1,0 +1,70 @@
+"""What the fit minimises: what moves ask of the slope, and how far a slope falls short of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from surrogate.approximator import Surrogate
+from surrogate.moves import KINDS
+from surrogate.objective import Asked, asked, slope_errors
+from surrogate.store import Rows
+
+
+def moved(changes: dict[str, list[float]]) -> Rows:
+    """Moves of one statistic, which always goes up by 1."""
+    value = torch.tensor([change for kind in changes.values() for change in kind])
+    kind = torch.tensor([KINDS.index(name) for name, kind in changes.items() for _ in kind], dtype=torch.int16)
+    return Rows(torch.tensor([[0.5, 1.0]]).repeat(len(value), 1), value, torch.arange(len(value)), kind)
+
+
+def test_where_a_kind_is_one_sided_moves_that_change_nothing_have_its_sign() -> None:
+    found = asked(moved({"towards": [-0.2, 0.0, -0.1], "away": [0.0, 0.3], "mend": [0.1, 0.0, -0.1], "reach": [0.0]}))
+    assert found.sign.tolist() == [-1, -1, -1, 1, 1, 1, 0, -1, 0]
+
+
+def test_a_few_changes_of_the_other_sign_keep_their_own() -> None:
+    changes = [-0.1] * 200 + [0.1, 0.0]
+    assert asked(moved({"towards": changes})).sign.tolist() == [-1] * 200 + [1, -1]
+    assert asked(moved({"towards": changes + [0.1] * 20})).sign[201] == 0
+
+
+def test_changes_are_in_units_of_what_their_kind_does() -> None:
+    found = asked(moved({"towards": [-0.03, 0.04], "reach": [-3.0, -4.0]}))
+    by_kind = found.change.view(2, 2)
+    torch.testing.assert_close(by_kind.square().mean(1), torch.ones(2))
+    size = torch.tensor([0.00125, 12.5]).sqrt()  # root mean square of 0.03 and 0.04, of 3 and 4
+    torch.testing.assert_close(found.velocity.view(2, 2), (1 / size).unsqueeze(1).expand(2, 2))
+
+
+class Line(nn.Module):
+    """A surrogate of one statistic whose slope is given, of inputs that are spread by 0.1."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope, self.index, self.scale = slope, torch.tensor([0]), torch.tensor([0.1])
+
+    def latent(self, stats: Tensor) -> Tensor:
+        return self.slope * stats[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("slope", "sign", "short"),
+    [(0.0, 1, 1.0), (0.5, 1, 0.0), (9.0, 1, 0.0), (-0.5, 1, 4.0), (0.25, 1, 0.25), (0.5, -1, 4.0), (-0.5, 0, 0.0)],
+)
+def test_the_sign_error_is_a_squared_hinge_in_units_of_the_least_slope(slope: float, sign: int, short: float) -> None:
+    """0.05 per spread of the inputs is a slope of 0.5 here; how far the move goes does not matter."""
+    for far in (1.0, -1.0, 1e-3):
+        moves = Asked(torch.zeros(1, 1), torch.tensor([[far]]), torch.zeros(1), torch.tensor([sign * far]).sign())
+        line: Surrogate = Line(slope)  # type: ignore[assignment]
+        size, error = slope_errors(line, moves, least=0.05)
+        assert float(error) == pytest.approx(short, abs=1e-6)
+        assert float(size) == pytest.approx((slope * far) ** 2)
+
+
+def test_a_move_that_moves_no_input_asks_for_no_sign() -> None:
+    moves = Asked(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1), torch.ones(1))
+    line: Surrogate = Line(-1.0)  # type: ignore[assignment]
+    size, error = slope_errors(line, moves, least=0.05)
+    assert (float(size), float(error)) == (1.0, 0.0)
