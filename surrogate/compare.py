@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from surrogate import checkpoint, pipeline, plugins
+from surrogate import checkpoint, drift, pipeline, plugins
 from surrogate.atomic import write_atomic
 from surrogate.curves import draw_curves
 from surrogate.errors import DivergedError, QualityError, UsageError, nearest
+from surrogate.finetune import Selection
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import App
 from surrogate.rundir import write_json
@@ -123,7 +124,7 @@ def _request(work: Work, run: Path, seed: int, *changes: tuple[str, Any]) -> Req
 
 
 def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: int) -> Stage[dict[str, Any]]:
-    """One finetuning: `{"val": {...}, "test": {...}, "before": {...}, "folder": ...}`."""
+    """One finetuning: `{"val": {...}, "test": {...}, "before": {...}, "folder": ...}`, the folder within the whole."""
     assert base.run is not None
     folder = base.run.parent / loss.name.replace(":", "-")
     changes = (*loss.changes, ("model.weights", str(weights)))
@@ -136,7 +137,7 @@ def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: 
     tuned = yield from pipeline.finetune(_request(work, folder / f"lr-{lr:g}", seed, *settings))
     run = folder / f"lr-{lr:g}"
     here = open_work(_request(work, run, seed, *settings))
-    selection = here.selection()
+    selection, folder = here.selection(), Path(tuned["checkpoint"]).parent
     return {
         "val": tuned["after"]["val"],
         "test": {name: value for name, value in tuned["after"].items() if name not in ("val", "figures")},
@@ -145,7 +146,8 @@ def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: 
         "higher_is_better": selection.higher_is_better,
         "bounds": here.measure.bounds,
         "fidelity": fitted["fidelity"] if loss.learned else None,
-        "folder": str(Path(tuned["checkpoint"]).parent),
+        "agreement": _agreement(folder, selection),
+        "folder": folder.relative_to(base.run.parents[1]).as_posix(),
     }
 
 
@@ -155,6 +157,14 @@ def _on_val(found: Mapping[str, Any]) -> float:
     if value is None:
         return float("-inf")
     return float(value) if found["higher_is_better"] else -float(value)
+
+
+def _agreement(folder: Path, selection: Selection) -> dict[str, Any] | None:
+    """How a surrogate followed the metric on val in the epoch that was best; None for a hand-made loss."""
+    epochs = [scores for scores in _history(folder) if drift.KEY in scores and scores.get(selection.key) is not None]
+    choose = max if selection.higher_is_better else min
+    best = choose(epochs, key=lambda scores: scores[selection.key], default={})
+    return best.get(drift.KEY)
 
 
 def _start(seed: int, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -218,14 +228,14 @@ def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
     write_json(folder / "compare.json", result)
     for name, writer in (("table.md", to_markdown), ("table.csv", to_csv), ("table.tex", to_latex)):
         write_atomic(folder / name, writer(result).encode())
-    curves = {row["loss"]: [_history(Path(run["folder"])) for run in row["runs"]] for row in result["rows"][1:]}
+    curves = {row["loss"]: [_history(folder / run["folder"]) for run in row["runs"]] for row in result["rows"][1:]}
     figures = draw_curves(
         folder / "curves.png", curves, key=result["headline"], factor=factor(result, result["headline"])
     )
     best = _shown(work, result)
     if best:
         scores = {name: {**_nested(row["mean"]), "sd": _nested(row["sd"])} for name, row in best.items()}
-        models = {name: _model(work, row) for name, row in best.items()}
+        models = {name: _model(work, folder / row["runs"][0]["folder"]) for name, row in best.items()}
         figures += work.task.figures(folder, models, scores)
     result["figures"] = [str(path) for path in figures]
 
@@ -240,9 +250,9 @@ def _shown(work: Work, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: rows[name] for name in (work.app.baselines[0], best) if name is not None and name in rows}
 
 
-def _model(work: Work, row: Mapping[str, Any]) -> nn.Module:
+def _model(work: Work, folder: Path) -> nn.Module:
     model = work.new_model()
-    checkpoint.load_weights(Path(row["runs"][0]["folder"]) / "model.safetensors", model)
+    checkpoint.load_weights(folder / "model.safetensors", model)
     return model
 
 

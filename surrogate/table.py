@@ -17,7 +17,7 @@ Result = Mapping[str, Any]
 
 
 def to_markdown(result: Result) -> str:
-    """Two tables: the numbers of the whole, val and test, and the parts (classes). The best of a column is bold."""
+    """Tables: the numbers of the whole, val and test, the parts (classes), and how far to trust what was learned."""
     whole, parts = _columns(result)
     lines = [f"{result['spec']}; {result['seeds']} seeds. Best in bold.", ""]
     for columns in (whole, parts):
@@ -31,7 +31,33 @@ def to_markdown(result: Result) -> str:
         for row in result["rows"]
         for run in row["failed"]
     ]
-    return "\n".join(lines + failed).rstrip() + "\n"
+    return "\n".join([*lines, *_trust(result), *failed]).rstrip() + "\n"
+
+
+def _trust(result: Result) -> list[str]:
+    """A line for each learned loss and seed: fidelity of the fit on held-out samples, and on val after finetuning."""
+    lines = []
+    for row in result["rows"]:
+        for run in row["runs"]:
+            if fidelity := run.get("fidelity"):
+                regimes = {name: found["spearman"] for name, found in fidelity["by_regime"].items()}
+                worst = min(
+                    (name for name in regimes if regimes[name] is not None), key=regimes.__getitem__, default=""
+                )
+                numbers = (
+                    fidelity["spearman"],
+                    regimes.get(worst),
+                    fidelity["wrong_sign"],
+                    (run["agreement"] or {}).get("spearman"),
+                )
+                cells = ["-" if number is None else f"{number:.3f}" for number in numbers]
+                lines.append(f"| {row['loss']} | {run['seed']} | {' | '.join(cells)} | {worst} |")
+    if not lines:
+        return []
+    head = (
+        "| learned | seed | Spearman, held out | of the worst regime | wrong_sign | finetuned, on val | worst regime |"
+    )
+    return [head, "|" + "---|" * 7, *lines, ""]
 
 
 def to_csv(result: Result) -> str:

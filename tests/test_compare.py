@@ -140,6 +140,28 @@ def test_each_column_has_its_own_direction_and_unit():
     assert "| b | 10.0 | 12.2 | 20.0 |" in markdown
 
 
+def test_the_table_tells_how_far_to_trust_what_was_learned(compared):
+    result = json.loads((compared / "compare.json").read_text())
+    table = [line.split(" | ") for line in (compared / "table.md").read_text().splitlines() if line.startswith("| sur")]
+    learned = {row["loss"]: row for row in result["rows"]}["surrogate"]
+    assert len(table) == 1 + len(learned["runs"])  # the row of the numbers before it
+    for cells, run in zip(table[1:], learned["runs"], strict=True):
+        assert float(cells[2]) == pytest.approx(run["fidelity"]["spearman"], abs=5e-4)
+        lines = (compared / run["folder"] / "metrics.jsonl").read_text().splitlines()
+        history = [json.loads(line)["val"] for line in lines]
+        best = min(history, key=lambda scores: scores["f"])  # less is better
+        assert run["agreement"] == best["surrogate"]
+        assert float(cells[5]) == pytest.approx(best["surrogate"]["spearman"], abs=5e-4)
+
+
+def test_the_worst_regime_is_named_and_an_undefined_number_is_a_dash():
+    regimes = {"model": {"spearman": 0.99}, "empty": {"spearman": 0.9}, "perfect": {"spearman": None}}
+    learned = {"seed": 3, "fidelity": {"spearman": 0.98, "wrong_sign": None, "by_regime": regimes}, "agreement": None}
+    result = result_of(("a", {"m": 0.2}))
+    result["rows"][0]["runs"] = [learned]
+    assert "| a | 3 | 0.980 | 0.900 | - | - | empty |" in to_markdown(result)
+
+
 def test_the_rate_of_a_loss_is_chosen_by_its_own_direction():
     at = {"selected_by": "distance", "higher_is_better": False}
     near, far, undefined = ({"val": {"distance": value}, **at} for value in (1.0, 2.0, None))

