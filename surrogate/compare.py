@@ -146,7 +146,7 @@ def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: 
         "higher_is_better": selection.higher_is_better,
         "bounds": here.measure.bounds,
         "fidelity": fitted["fidelity"] if loss.learned else None,
-        "agreement": _agreement(folder, selection),
+        "agreement": _agreement(folder, selection, tuned["before"]["val"]),
         "folder": folder.relative_to(base.run.parents[1]).as_posix(),
     }
 
@@ -159,12 +159,16 @@ def _on_val(found: Mapping[str, Any]) -> float:
     return float(value) if found["higher_is_better"] else -float(value)
 
 
-def _agreement(folder: Path, selection: Selection) -> dict[str, Any] | None:
-    """How a surrogate followed the metric on val in the epoch that was best; None for a hand-made loss."""
+def _agreement(folder: Path, selection: Selection, start: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a surrogate followed the metric on val in the epoch whose weights were kept.
+
+    None for a hand-made loss, and where the start was kept: it is no output of the training.
+    """
     epochs = [scores for scores in _history(folder) if drift.KEY in scores and scores.get(selection.key) is not None]
     choose = max if selection.higher_is_better else min
     best = choose(epochs, key=lambda scores: scores[selection.key], default={})
-    return best.get(drift.KEY)
+    kept = best and selection.better(best[selection.key], start.get(selection.key))
+    return best.get(drift.KEY) if kept else None
 
 
 def _start(seed: int, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

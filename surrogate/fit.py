@@ -100,15 +100,14 @@ def fit(
         )
     surrogate.standardise(data.stats[split.fitted])
     surrogate.to(device)
-    slopes = asked(moved)
+    learned, aside = (torch.isin(moved.sample, data.sample[part]) for part in (split.fitted, split.stopping))
+    slopes = asked(moved, learned).to(device)
     yield from _descend(
         surrogate,
         _on(device, data, split.fitted),
         _on(device, data, split.stopping),
-        *(
-            slopes.part(torch.isin(moved.sample, data.sample[part])).to(device)
-            for part in (split.fitted, split.stopping)
-        ),
+        slopes.part(learned.to(device)),
+        slopes.part(aside.to(device)),
         settings=settings,
         seed=seed,
         state=state,

@@ -65,8 +65,8 @@ class SurrogateLoss(nn.Module):
             total = torch.where(defined, predicted, 0.0).sum()
             # Undefined rows are NaN and so is a broken model: the second must not pass for the first.
             # A logit of -inf is no broken model: it masks a class.
-            poison = torch.where(outputs.detach().amax() < torch.inf, 0.0, torch.nan)
-            return total / defined.sum().clamp_min(1) + poison
+            sound = outputs.detach().amax() < torch.inf if outputs.numel() else defined.new_tensor(True)
+            return total / defined.sum().clamp_min(1) + torch.where(sound, 0.0, torch.nan)
 
     def stats(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """`(R, F)` statistics that the surrogate is asked about: of the batch, or of the batches so far."""

@@ -18,7 +18,9 @@ _BEYOND = 0.02
 _SLOPE = 0.05
 """Least slope along a move that has a sign, in spreads of the loss per spread of the inputs."""
 _ONE_SIDED = 0.98
-"""A kind of move whose changes have one sign but for this much of them has that sign where it changes nothing too."""
+"""A kind of move with a mean sign beyond this, one change in a hundred the other way, has that sign everywhere."""
+_EVIDENCE = 50
+"""Changes that it takes to say so: of fewer, one in twenty may well have the other sign."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -44,19 +46,22 @@ class Asked(NamedTuple):
         return Asked(*(field.to(device) for field in self))
 
 
-def asked(moved: Rows) -> Asked:
+def asked(moved: Rows, known: Tensor) -> Asked:
     """What recorded moves `(M, 2 F)` ask, each kind in units of its own: long moves must not drown small ones.
+
+    `known` is `(M,)` bool, the moves that units and signs of kinds are found from: not those that are held out.
 
     Most small moves change nothing, by chance: what tips over is one element or none. Where a kind is one-sided, as
     "towards" is for a metric that no mended element makes worse, those moves have its sign too.
     """
     size, side = torch.ones(len(KINDS)), torch.zeros(len(KINDS))
     for kind in range(len(KINDS)):
-        change = moved.value[moved.regime == kind]
+        change = moved.value[known & (moved.regime == kind)]
         if change.any():
             size[kind] = change.square().mean().sqrt()
-            lean = change[change != 0].sign().mean()
-            side[kind] = lean.sign() if lean.abs() >= _ONE_SIDED else 0.0
+            signs = change[change != 0].sign()
+            one_sided = len(signs) >= _EVIDENCE and signs.mean().abs() >= _ONE_SIDED
+            side[kind] = signs.mean().sign() if one_sided else 0.0
     kinds = moved.regime.long()
     stats, velocity = moved.stats.chunk(2, 1)
     value = moved.value.float()

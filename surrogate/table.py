@@ -48,7 +48,7 @@ def _trust(result: Result) -> list[str]:
                     fidelity["spearman"],
                     regimes.get(worst),
                     fidelity["wrong_sign"],
-                    (run["agreement"] or {}).get("spearman"),
+                    (run.get("agreement") or {}).get("spearman"),
                 )
                 cells = ["-" if number is None else f"{number:.3f}" for number in numbers]
                 lines.append(f"| {row['loss']} | {run['seed']} | {' | '.join(cells)} | {worst} |")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surrogate.compare import _on_val
+from surrogate.compare import _agreement, _on_val
+from surrogate.finetune import Selection
 from surrogate.table import to_latex, to_markdown
 
 # fmt: off
@@ -138,6 +139,17 @@ def test_each_column_has_its_own_direction_and_unit():
     markdown = to_markdown(result_of(*rows, distance={"higher_is_better": False, "points": False}))
     assert "| a | **20.0** | **1.5** | 30.0 |" in markdown
     assert "| b | 10.0 | 12.2 | 20.0 |" in markdown
+
+
+def test_agreement_is_of_the_weights_that_were_kept(tmp_path):
+    scores = [{"m": 0.3, "surrogate": {"spearman": 0.9}}, {"m": 0.5, "surrogate": {"spearman": 0.8}}]
+    lines = [json.dumps({"epoch": n, "loss": 0.0, "val": line}) for n, line in enumerate(scores, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    higher, lower = Selection("m", higher_is_better=True), Selection("m", higher_is_better=False)
+    assert _agreement(tmp_path, higher, {"m": 0.4}) == {"spearman": 0.8}
+    assert _agreement(tmp_path, lower, {"m": 0.4}) == {"spearman": 0.9}
+    assert _agreement(tmp_path, higher, {"m": 0.5}) is None, "the start was kept"
+    assert _agreement(tmp_path, higher, {"m": None}) == {"spearman": 0.8}
 
 
 def test_the_table_tells_how_far_to_trust_what_was_learned(compared):

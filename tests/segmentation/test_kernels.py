@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,9 +19,17 @@ from surrogate_segmentation.kernels import native, soft_counts
 from surrogate_segmentation.measures import iou
 
 VOID = 255
-COMPILED = pytest.param(
-    "native", marks=pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="no C compiler")
-)
+
+
+def _compiles():
+    try:
+        native.library()
+    except MissingExtraError:
+        return False
+    return True
+
+
+COMPILED = pytest.param("native", marks=pytest.mark.skipif(not _compiles(), reason="no C compiler that works"))
 each_kernel = pytest.mark.parametrize("kernel", ["tiled", COMPILED])
 
 
@@ -73,7 +80,7 @@ def test_error_in_half_precision(kernel, dtype):
 
 
 @each_kernel
-@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64])
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "sliced"])
 def test_strides_and_label_dtypes(kernel, label_dtype, layout):
     logits, labels = batch()
@@ -180,7 +187,7 @@ def test_opcheck(kernel):
     torch.library.opcheck(kernels._backward, (grad, logits.detach(), labels, VOID, kernel))
 
 
-@each_kernel
+@pytest.mark.parametrize("kernel", ["auto", "tiled", COMPILED])
 def test_under_compile_in_one_graph(kernel):
     logits, labels = batch(size=(2, 3, 9, 11))
     graph = torch.compile(
@@ -247,16 +254,78 @@ def test_the_kernel_is_named_once(caplog):
     assert [record.getMessage() for record in caplog.records] == [f"one-vs-rest counts by the kernel {kernel}"]
 
 
+@pytest.fixture
+def new_library(monkeypatch, tmp_path):
+    """Sets the compiler to a script, and forgets what was built by it at the end."""
+
+    def set_(script):
+        compiler = tmp_path / "my cc"
+        compiler.write_text(f"#!/bin/sh\n{script}\n")
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CC", f"'{compiler}' -DANY")
+
+    native.library.cache_clear()
+    kernels._fastest.cache_clear()
+    yield set_
+    native.library.cache_clear()
+    kernels._fastest.cache_clear()
+
+
+@pytest.mark.usefixtures("new_library")
 def test_without_a_compiler(monkeypatch):
-    logits, labels = batch(size=(1, 3, 4, 4))
     monkeypatch.setenv("CC", "no-such-compiler")
-    native.library.cache_clear()
-    kernels._fastest.cache_clear()
-    with pytest.raises(MissingExtraError, match="no C compiler"):
+    assert_falls_back(r"C compiler no-such-compiler failed \(.*No such file")
+
+
+def test_a_compiler_that_fails(new_library):
+    new_library("echo first >&2; echo 'cc: no such option' >&2; exit 1")
+    assert_falls_back("cc: no such option")
+
+
+def test_a_library_that_does_not_load(new_library):
+    new_library('while [ "$1" != -o ]; do shift; done; echo damaged > "$2"')
+    assert_falls_back("native.so")
+
+
+def assert_falls_back(reason):
+    logits, labels = batch(size=(1, 3, 4, 4))
+    with pytest.raises(MissingExtraError, match=reason):
         soft_counts(logits, labels, ignore_index=VOID, kernel="native")
+    found, expected = (soft_counts(logits, labels, ignore_index=VOID, kernel=name) for name in ("auto", "tiled"))
     assert kernels._fastest("cpu") == "tiled"
-    native.library.cache_clear()
-    kernels._fastest.cache_clear()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.skipif(not _compiles(), reason="no C compiler that works")
+def test_a_compiler_without_openmp(new_library):
+    new_library('for f in "$@"; do [ "$f" = -fopenmp ] && exit 1; done; shift; exec cc "$@"')
+    logits, labels = batch()
+    found, expected = (soft_counts(logits, labels, ignore_index=VOID, kernel=name) for name in ("native", "reference"))
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference", "tiled", COMPILED])
+@pytest.mark.parametrize("size", [(0, 3, 4, 4), (2, 3, 0, 4)])
+def test_nothing_has_no_counts(kernel, size):
+    logits = torch.zeros(size, requires_grad=True)
+    sums = soft_counts(logits, torch.zeros(size[0], *size[2:]).long(), ignore_index=VOID, kernel=kernel)
+    sums.sum().backward()
+    assert torch.equal(sums, torch.zeros(size[0], 3, 6))
+    assert logits.grad.shape == size
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference", "tiled", COMPILED])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+def test_labels_are_whole_numbers(kernel, dtype):
+    logits, labels = batch()
+    with pytest.raises(DataError, match=f"labels of dtype {dtype}; expected an integer dtype"):
+        soft_counts(logits, labels.to(dtype), ignore_index=VOID, kernel=kernel)
+
+
+def test_labels_are_where_the_logits_are():
+    logits, labels = batch()
+    with pytest.raises(DataError, match="labels on meta, logits on cpu; move the labels there"):
+        soft_counts(logits, labels.to("meta"), ignore_index=VOID)
 
 
 def test_the_measure_takes_a_kernel_and_all_agree():

@@ -19,6 +19,8 @@ from surrogate.errors import DataError
 Statistics = Literal["one-vs-rest", "literal", "hinge"]
 _HINGE_CEILING = 2.0
 """Hinge loss of a pixel whose margin is 1 on the wrong side: no single pixel weighs more (docs/log.md)."""
+_FEW_OPERATIONS = (torch.uint16, torch.uint32, torch.uint64)
+"""Integer dtypes that torch hardly does more than convert."""
 
 
 class Pixels(NamedTuple):
@@ -103,7 +105,8 @@ def check_classes(logits: Tensor, num_classes: int) -> None:
 
 
 def check_labels(labels: Tensor, logits: Tensor, *, ignore_index: int) -> None:
-    """Raises `DataError` where labels are not of the size of `(B, C, H, W)` logits, or one is neither a class nor void.
+    """Raises `DataError` where labels are not whole numbers of the size and on the device of `(B, C, H, W)` logits, or
+    one is neither a class nor void.
 
     Values are looked at on the CPU alone: no device is waited for.
     """
@@ -113,8 +116,14 @@ def check_labels(labels: Tensor, logits: Tensor, *, ignore_index: int) -> None:
             f"labels of shape {tuple(labels.shape)} for logits of {tuple(logits.shape)}; "
             "expected (B, H, W) for (B, C, H, W)"
         )
+    if labels.is_floating_point() or labels.is_complex():
+        raise DataError(f"labels of dtype {labels.dtype}; expected an integer dtype, such as by `labels.long()`")
+    if labels.device != logits.device:
+        raise DataError(f"labels on {labels.device}, logits on {logits.device}; move the labels there")
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
+    if labels.dtype in _FEW_OPERATIONS:
+        labels = labels.long()
     low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, 0)
     if low >= 0 and high < num_classes:
         return

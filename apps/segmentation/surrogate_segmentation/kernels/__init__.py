@@ -33,6 +33,8 @@ from surrogate.errors import MissingExtraError
 from surrogate_segmentation import counts
 
 Kernel = Literal["auto", "reference", "tiled", "native", "triton"]
+_DEVICES = ("cpu", "cuda") if find_spec("triton") else ("cpu",)
+"""Those with a kernel."""
 
 
 def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Kernel = "auto") -> Tensor:
@@ -47,31 +49,27 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
             be used elsewhere than it was fitted.
 
     Raises:
-        DataError: a label is out of range, on the CPU; elsewhere its pixel is NaN, or the reference ends in the error
-            of the device.
+        DataError: labels that do not go with the logits, see `counts.check_labels`. Off the CPU a label out of range
+            is not looked for: its pixel is NaN, or the reference ends in the error of the device.
         MissingExtraError: `native` without a C compiler, `triton` without its package.
     """
     counts.check_labels(labels, logits, ignore_index=ignore_index)
-    if kernel == "auto" or not _runs_on(kernel, logits.device.type):
-        kernel = _fastest(logits.device.type)
-    if kernel == "reference":
+    if kernel == "reference" or logits.device.type not in _DEVICES or not logits.numel():
         return counts.soft_counts(logits, labels, ignore_index=ignore_index)
     found: Tensor = _forward(logits, labels, ignore_index, kernel)
     return found
 
 
-def _runs_on(kernel: str, device: str) -> bool:
-    if kernel == "triton":
-        return device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    return kernel == "reference" or device == "cpu"
+def _kernel(asked: str, device: str) -> ModuleType:
+    """The one that was asked for, or the fastest. Looked up within the operator, where nothing is compiled by torch."""
+    runs = device == "cpu" if asked in ("tiled", "native") else os.environ.get("TRITON_INTERPRET") == "1"
+    return _module(asked if asked != "auto" and runs else _fastest(device))
 
 
 @cache
-def _fastest(device: str) -> Literal["reference", "tiled", "native", "triton"]:
-    if device == "cuda" and find_spec("triton"):
+def _fastest(device: str) -> Literal["tiled", "native", "triton"]:
+    if device == "cuda":
         return "triton"
-    if device != "cpu":
-        return "reference"
     try:
         _module("native").library()
     except MissingExtraError as error:
@@ -90,13 +88,13 @@ def _module(kernel: str) -> ModuleType:
 
 @torch.library.custom_op("surrogate_segmentation::soft_counts", mutates_args=())
 def _forward(logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:
-    found: Tensor = _module(kernel).forward(logits, labels, ignore_index)
+    found: Tensor = _kernel(kernel, logits.device.type).forward(logits, labels, ignore_index)
     return found
 
 
 @torch.library.custom_op("surrogate_segmentation::soft_counts_backward", mutates_args=())
 def _backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:
-    found: Tensor = _module(kernel).backward(grad, logits, labels, ignore_index)
+    found: Tensor = _kernel(kernel, logits.device.type).backward(grad, logits, labels, ignore_index)
     return found
 
 

@@ -60,7 +60,7 @@ static void labels_at(const Shape *s, const void *y, int64_t first, int n, int64
     case 3: READ(int8_t); break;
     case 5: READ(int16_t); break;
     case 9: READ(int32_t); break;
-    default: READ(int64_t);
+    case 17: READ(int64_t); break;
     }
 }
 

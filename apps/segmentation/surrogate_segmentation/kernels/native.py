@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -23,8 +23,9 @@ from surrogate_segmentation.kernels import tiled
 
 _PIXELS = 4096
 """In a tile: its sums are a number of their own, so the result does not depend on who computes it."""
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _DTYPES = (torch.float32, torch.bfloat16)
+_LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class Shape(ctypes.Structure):
@@ -43,7 +44,7 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """`(B, C, 6)` sums: fp64, pixel by pixel in a tile, then tile by tile."""
     if logits.dtype not in _DTYPES:
         return tiled.forward(logits, labels, ignore_index)
-    logits, labels = tiled.dense(logits), labels.contiguous()
+    logits, labels = tiled.dense(logits), _dense(labels)
     shape, tiles = _shape(logits, labels, ignore_index)
     sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 6, dtype=torch.float64)
     _call(library().forward, shape, (logits, labels, sums), len(logits))
@@ -54,12 +55,17 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
     """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
     if logits.dtype not in _DTYPES:
         return tiled.backward(grad, logits, labels, ignore_index)
-    strided = tiled.dense(logits)
+    strided, labels = tiled.dense(logits), _dense(labels)
     shape, _ = _shape(strided, labels, ignore_index)
     result = torch.empty_like(strided)
-    tensors = strided, labels.contiguous(), pad(grad.float(), (0, 0, 0, 1)), result
+    tensors = strided, labels, pad(grad.float(), (0, 0, 0, 1)), result
     _call(library().backward, shape, tensors, len(logits))
     return result if strided is logits else torch.empty_like(logits).copy_(result)
+
+
+def _dense(labels: Tensor) -> Tensor:
+    """Labels as `native.c` reads them."""
+    return (labels if labels.dtype in _LABELS else labels.long()).contiguous()
 
 
 def _shape(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Shape, int]:
@@ -82,17 +88,31 @@ def _call(function: Callable[..., int], shape: Shape, tensors: tuple[Tensor, ...
 
 @cache
 def library() -> ctypes.CDLL:
-    """Compiles for this process alone: nothing is left on the disk that could be out of date or somebody else's."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise MissingExtraError("measure.kernel native: no C compiler `cc` found; install one, set CC, or use auto")
+    """Compiles for this process alone: nothing is left on the disk that could be out of date or somebody else's.
+
+    Raises:
+        MissingExtraError: no compiler, or what it built can't be loaded.
+    """
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    try:
+        return _built(compiler, "-fopenmp")
+    except OSError:
+        pass  # such as a clang without OpenMP: one thread is better than none
+    try:
+        return _built(compiler)
+    except OSError as error:
+        raise MissingExtraError(
+            f"measure.kernel native: C compiler {shlex.join(compiler)} failed ({error}); "
+            "install one, set CC, or use auto"
+        ) from None
+
+
+def _built(compiler: list[str], *flags: str) -> ctypes.CDLL:
+    """Raises `OSError` where a step fails."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "native.so"
-        source = Path(__file__).with_suffix(".c")
-        built = subprocess.run(
-            [compiler, *_FLAGS, "-o", library, source, "-lm"], capture_output=True, text=True, check=False
-        )
-        if built.returncode:
-            reason = (built.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise MissingExtraError(f"measure.kernel native: {compiler} failed ({reason}); set CC, or use auto")
+        command = [*compiler, *_FLAGS, *flags, "-o", str(library), str(Path(__file__).with_suffix(".c")), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
         return ctypes.CDLL(str(library))
