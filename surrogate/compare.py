@@ -230,8 +230,9 @@ def _columns(work: Work, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[st
 def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
     yield Progress("compare", 0, 1, message=f"compare: tables and figures in {folder}")
     write_json(folder / "compare.json", result)
-    for name, writer in (("table.md", to_markdown), ("table.csv", to_csv), ("table.tex", to_latex)):
-        write_atomic(folder / name, writer(result).encode())
+    tables = {folder / "table.md": to_markdown, folder / "table.csv": to_csv, folder / "table.tex": to_latex}
+    for path, writer in tables.items():
+        write_atomic(path, writer(result).encode())
     curves = {row["loss"]: [_history(folder / run["folder"]) for run in row["runs"]] for row in result["rows"][1:]}
     figures = draw_curves(
         folder / "curves.png", curves, key=result["headline"], factor=factor(result, result["headline"])
@@ -241,6 +242,7 @@ def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
         scores = {name: {**_nested(row["mean"]), "sd": _nested(row["sd"])} for name, row in best.items()}
         models = {name: _model(work, folder / row["runs"][0]["folder"]) for name, row in best.items()}
         figures += work.task.figures(folder, models, scores)
+    result["tables"] = [str(path) for path in tables]
     result["figures"] = [str(path) for path in figures]
 
 

@@ -26,12 +26,23 @@ def to_markdown(result: Result) -> str:
             lines += ["|" + "---|" * (len(columns) + 1)]
             lines += ["| " + " | ".join(cells) + " |" for cells in _cells(result, columns, bold="**{}**", sd=" ± {}")]
             lines += [""]
-    failed = [
-        f"- {row['loss']}, seed {run['seed']}, lr {run['lr']:g}: {run['error']}"
+    return "\n".join([*lines, *_trust(result), *(f"- {line}" for line in failures(result))]).rstrip() + "\n"
+
+
+def failures(result: Result) -> list[str]:
+    """A line for each run that diverged or was refused."""
+    return [
+        f"{row['loss']}, seed {run['seed']}, lr {run['lr']:g}: {run['error']}"
         for row in result["rows"]
         for run in row["failed"]
     ]
-    return "\n".join([*lines, *_trust(result), *failed]).rstrip() + "\n"
+
+
+def summary(result: Result) -> list[dict[str, str]]:
+    """The numbers of the whole, a mapping for each loss; no loss is marked as the best."""
+    whole, _ = _columns(result)
+    names = ["loss", *(name for _, name in whole)]
+    return [dict(zip(names, cells, strict=True)) for cells in _cells(result, whole, bold="{}", sd=" ± {}")]
 
 
 def _trust(result: Result) -> list[str]:

@@ -86,6 +86,18 @@ def test_the_tables_say_the_same_numbers(compared):
     assert (compared / "curves.png").stat().st_size > 5000
 
 
+def test_a_reader_gets_a_line_for_each_loss(compared, surrogate_cli):
+    result = json.loads((compared / "compare.json").read_text())
+    asked = ("--losses", "mse,surrogate", "--seeds", 2, "--lrs", "0.01,0.02")
+    shown = surrogate_cli("compare", "--run", compared, *TOY, *asked).out
+    assert "{" not in shown
+    for row in result["rows"]:
+        (line,) = (line for line in shown.splitlines() if line.startswith(f"{row['loss']} "))
+        assert f"{row['mean']['f']:.3g} ± {row['sd']['f']:.3g}" in line
+    for name in ("table.md", "table.csv", "table.tex", "curves.png"):
+        assert str(compared / name) in shown
+
+
 def test_an_unknown_loss_is_told_before_anything_runs(tmp_path, surrogate_cli):
     ended = surrogate_cli("compare", "--run", tmp_path / "cmp", *TOY, "--losses", "mse,surogate")
     assert ended.code == 2

@@ -16,7 +16,7 @@ from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-_PATHS = ("run", "store", "surrogate", "model", "checkpoint", "figures")
+_PATHS = ("run", "store", "surrogate", "model", "checkpoint", "tables", "figures")
 _NEXT = {"train": "fit", "collect": "fit", "fit": "finetune", "finetune": "evaluate"}
 _UNBOUNDED = 1000  # columns: in a file or a pipe, each row of a table stays one line
 
@@ -53,6 +53,24 @@ def show(command: str, result: Mapping[str, Any]) -> None:
 
 def _blocks(command: str, result: Mapping[str, Any]) -> Iterator[list[RenderableType]]:
     paths = {name: result[name] for name in _PATHS if isinstance(result.get(name), str | list)}
+    yield from _comparison(result) if command == "compare" else _numbers(result, paths)
+    if paths:
+        yield _lines(paths)
+    if command in _NEXT:
+        yield [Text(f"next: {_next_command(command, result)}", style="bold")]
+
+
+def _comparison(result: Mapping[str, Any]) -> Iterator[list[RenderableType]]:
+    """A line for each loss; the parts and the single runs are in the files."""
+    from surrogate import table  # shows numbers by code of the core, which the other commands need not load
+
+    yield [_heading("losses", result), _records(table.summary(result))]
+    if failed := table.failures(result):
+        yield [Text("failed", style="bold"), *map(Text, failed)]
+
+
+def _numbers(result: Mapping[str, Any], paths: Mapping[str, Any]) -> Iterator[list[RenderableType]]:
+    """Facts and tables of whatever a command found."""
     rest = {name: value for name, value in result.items() if name not in (*paths, "spec") and value != {}}
     before, after, losses = (rest.pop(name, None) for name in ("before", "after", "losses"))
     tables = {name: value for name, value in rest.items() if _is_table(value)}
@@ -70,10 +88,6 @@ def _blocks(command: str, result: Mapping[str, Any]) -> Iterator[list[Renderable
         ]
     for name, value in tables.items():
         yield [_heading(name, result), _values(value) if isinstance(value, Mapping) else _records(value)]
-    if paths:
-        yield _lines(paths)
-    if command in _NEXT:
-        yield [Text(f"next: {_next_command(command, result)}", style="bold")]
 
 
 def _is_table(value: Any) -> bool:
