@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from surrogate import plugins
 from surrogate.errors import UsageError
+from surrogate.from_function import measure_from_function
 from surrogate.protocols import Level
 from surrogate.recipe import build, read_toml
 from surrogate.testing import check_app, check_measure
@@ -74,6 +76,37 @@ def test_settings_of_measures_reach_the_score_and_bad_ones_are_told() -> None:
     for wrong in (lambda: fbeta(beta=0), lambda: precision_at_k(k=2.0), lambda: mcc(level="sample")):
         with pytest.raises(UsageError, match="measure"):
             wrong()
+
+
+def test_a_function_sees_what_it_takes_next_to_the_statistics_of_that() -> None:
+    """Labels next to counts; probabilities next to curves for their order, or next to moments for their values."""
+    logits, targets = outputs()
+    probability = logits.softmax(1)[:, 1]
+    seen = []
+
+    def look(prediction: torch.Tensor, target: torch.Tensor) -> float:
+        seen.append(prediction)
+        return float((prediction - target).float().square().mean())
+
+    made = {
+        takes: measure_from_function(look, app="tabular", takes=takes)()
+        for takes in ("labels", "scores", "probabilities")
+    }
+    values = {takes: float(measure.metric(logits, targets)) for takes, measure in made.items()}
+    stats = {
+        takes: dict(zip(measure.columns, measure.stats(logits, targets)[0].tolist(), strict=True))
+        for takes, measure in made.items()
+    }
+    assert torch.equal(seen[0], logits.argmax(1))
+    assert torch.equal(seen[1], seen[2])
+    torch.testing.assert_close(seen[1], probability)
+    errors = values["labels"]
+    assert 0 < stats["labels"]["fp"] + stats["labels"]["fn"] < 2 * errors
+    assert stats["scores"]["roc_area_0.5"] == pytest.approx(roc_auc_score(targets, probability), abs=0.02)
+    one = stats["probabilities"]
+    negatives = (1 - one["positives"]) * one["neg_square"]
+    brier = one["positives"] * (1 - 2 * one["pos_mean"] + one["pos_square"]) + negatives
+    assert brier == pytest.approx(values["probabilities"], abs=2e-3)
 
 
 def test_standard_statistics_have_a_finite_row_for_the_batch_or_for_each_sample() -> None:
