@@ -135,6 +135,15 @@ def test_a_batch_without_a_defined_row_asks_for_nothing(loss: SurrogateLoss, bat
     assert torch.equal(batch[0].grad, torch.zeros_like(batch[0]))
 
 
+def test_so_does_a_batch_of_nothing(loss: SurrogateLoss, batch: Batch) -> None:
+    """The last batch of a shard may be one."""
+    outputs = batch[0].detach()[:0].requires_grad_()
+    value = loss(outputs, batch[1][:0])
+    value.backward()
+    assert value.item() == 0.0
+    assert outputs.grad is not None
+
+
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 @pytest.mark.parametrize("undefined", [False, True])
 def test_broken_outputs_do_not_pass_for_undefined_rows(
