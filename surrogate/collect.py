@@ -38,17 +38,16 @@ def plan(samples: int, settings: CollectRecipe, *, level: str, seed: int) -> lis
     first and batches are drawn within a pool, in a new order each pass, so that no held-out batch shares an image with
     a fitted one. At level "dataset" the sums add up along a pass through a pool: rows speak of few samples and many.
     """
+    passes = settings.passes or (1 if level == "sample" else 3)
     if level == "sample":
         return [
-            Item(indices, pool=-1)
-            for _ in range(settings.passes)
-            for indices in chunks(range(samples), settings.batch_size)
+            Item(indices, pool=-1) for _ in range(passes) for indices in chunks(range(samples), settings.batch_size)
         ]
     order = shuffled(range(samples), seed)
     pools = [order[number :: settings.pools] for number in range(settings.pools)]
     return [
         Item(indices, number, first=place == 0)
-        for round_ in range(settings.passes)
+        for round_ in range(passes)
         for number, pool in enumerate(pools)
         for place, indices in enumerate(chunks(shuffled(pool, seed, round_, number), settings.batch_size))
     ]

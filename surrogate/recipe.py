@@ -88,8 +88,9 @@ class CollectRecipe(Section):
     """How statistics are recorded."""
 
     batch_size: PositiveInt = 8
-    passes: PositiveInt = 1
-    """How often the training split is gone through; at batch level in a new order each time."""
+    passes: PositiveInt | None = None
+    """How often the training split is gone through: without a number once at sample level, and at the others, where a
+    batch makes the rows of one sample, three times, each time in a new order."""
     pools: int = Field(default=10, ge=5)
     """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
     augment: bool = False

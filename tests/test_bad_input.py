@@ -138,7 +138,7 @@ def rewrite_card(path, old: str, new: str):
     [
         ('"num_classes": 7', '"num_classes": 9', "num_classes=9"),
         ('"version": 1', '"version": 2', "version 2"),
-        ('"level": "sample"', '"level": "batch"', "level batch"),
+        ('"level": "batch"', '"level": "sample"', "level sample"),
     ],
 )
 def test_a_surrogate_for_something_else(run, surrogate_cli, old, new, named):

@@ -60,10 +60,10 @@ def test_fit_says_what_other_programs_rely_on(run, surrogate_cli):
     assert {"run", "surrogate", "rows", "columns", "measure", "level", "fidelity"} <= result.keys()
     assert {"spearman", "kendall", "r2", "mae", "wrong_sign", "n_samples"} <= result["fidelity"].keys()
     assert result["columns"] == ["tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean"]
-    assert (result["measure"], result["level"]) == ("iou", "sample")
+    assert (result["measure"], result["level"]) == ("iou", "batch")
     assert result["rows"] > 1000
-    assert result["fidelity"]["spearman"] > 0.95
-    assert result["fidelity"]["n_samples"] == 64  # a fifth of the 320 training images
+    assert result["fidelity"]["spearman"] > 0.9
+    assert result["fidelity"]["n_samples"] == 2  # a fifth of the ten pools
     assert digest(run) == before, "a finished stage is not made again"
 
 
@@ -76,7 +76,7 @@ def test_finetune_and_evaluate(run, surrogate_cli):
     assert result["loss"] == "surrogate"
     assert result["spec"].startswith("mIoU(macro, dataset, ignore=255, absent=skip)")
     for side in ("before", "after"):
-        assert {"miou", "iou@sample", "pixel_accuracy"} <= result[side].keys()
+        assert {"miou", "iou@batch", "pixel_accuracy"} <= result[side].keys()
     assert result["after"]["val"]["miou"] >= result["before"]["val"]["miou"], "the best checkpoint by the true metric"
     for path in result["figures"]:
         assert Path(path).stat().st_size > 1000
@@ -235,9 +235,11 @@ def test_a_changed_recipe_is_refused_with_the_keys(run, surrogate_cli):
     assert len(ended.err.strip().splitlines()) == 1
 
 
-def test_another_measure_does_not_inherit_the_level_of_the_recipes_own(tmp_path):
-    asked = Request(app="segmentation", recipe="demo", run=tmp_path / "new")
-    assert open_work(asked).recipe.measure.options == {"level": "batch"}
+def test_another_measure_does_not_inherit_the_options_of_the_recipes_own(tmp_path):
+    recipe = tmp_path / "hinge.toml"
+    recipe.write_text('app = "segmentation"\n[measure]\nname = "iou"\nlevel = "sample"\nstatistics = "hinge"\n')
+    asked = Request(app="segmentation", recipe=str(recipe), run=tmp_path / "new")
+    assert open_work(asked).recipe.measure.options == {"level": "sample", "statistics": "hinge"}
     other = dataclasses.replace(asked, overrides=(("measure.name", "boundary-iou"),))
     assert open_work(other).recipe.measure.options == {}
     both = dataclasses.replace(asked, overrides=(("measure.name", "boundary-iou"), ("measure.level", "batch")))

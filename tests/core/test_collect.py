@@ -38,6 +38,12 @@ def test_at_sample_level_each_pass_goes_through_every_sample(samples: int, sizes
     assert all(0 < len(item.indices) <= sizes["batch_size"] for item in items)
 
 
+@pytest.mark.parametrize(("level", "times"), [("sample", 1), ("batch", 3), ("dataset", 3)])
+def test_without_a_number_of_passes_the_level_decides(level: str, times: int) -> None:
+    items = plan(20, CollectRecipe(), level=level, seed=0)
+    assert Counter(index for item in items for index in item.indices) == dict.fromkeys(range(20), times)
+
+
 @given(st.integers(0, 60), SIZES, st.integers(0, 99))
 def test_at_batch_level_pools_part_the_samples_and_no_batch_mixes_them(
     samples: int, sizes: dict[str, int], seed: int
@@ -235,7 +241,7 @@ def test_at_dataset_level_rows_are_of_all_batches_of_a_pass_so_far(
 ) -> None:
     finish(collection(tmp_path, dataset_measure, regimes=("model",), pools=5, batch_size=1, passes=1))
     rows = StatsStore.open(tmp_path / "stats").read()
-    items = plan(12, CollectRecipe(pools=5, batch_size=1), level="dataset", seed=4)
+    items = plan(12, CollectRecipe(pools=5, batch_size=1, passes=1), level="dataset", seed=4)
     assert [item.first for item in items] == [True, False, False] * 2 + [True, False] * 3
     expected, sums = [], torch.zeros(1, 3)
     for item in items:

@@ -132,7 +132,7 @@ def test_void_and_absent_classes_are_undefined_and_void_has_no_gradient():
     logits, labels = batch(4, size=(2, 3, 4, 4))
     labels[1] = VOID
     logits.requires_grad_()
-    measure = iou(num_classes=3, ignore_index=VOID)
+    measure = iou(num_classes=3, ignore_index=VOID, level="sample")
     stats, metric = measure.stats(logits, labels), measure.metric(logits, labels)
     assert metric[3:].isnan().all()
     assert torch.equal(stats.isnan().all(1), metric.isnan())

@@ -52,7 +52,7 @@ class Groups(NamedTuple):
     only_true: Tensor
 
 
-def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample", width: int = 2) -> Measure:
+def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "batch", width: int = 2) -> Measure:
     """IoU of bands `width` pixels wide inside predicted and true masks, a row per class of an image, batch or data set.
 
     Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021, Eq. 2, for bands
@@ -84,7 +84,7 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "sample"
     )
 
 
-def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "sample", width: int = 2) -> Measure:
+def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "batch", width: int = 2) -> Measure:
     """F1 of boundary pixels found within `width` pixels, a row per class of an image, batch or data set.
 
     Precision is the share of predicted boundary pixels near the true boundary of their class, recall that of true ones

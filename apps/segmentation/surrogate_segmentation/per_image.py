@@ -37,7 +37,7 @@ def image_iou(*, num_classes: int, ignore_index: int) -> Measure:
     class stays lost too (docs/log.md). The mean of the rows weighs an image by the number of its classes; the reported
     number is the mean of the images' means.
     """
-    return iou(num_classes=num_classes, ignore_index=ignore_index)
+    return iou(num_classes=num_classes, ignore_index=ignore_index, level="sample")
 
 
 def worst_quartile_iou(*, num_classes: int, ignore_index: int) -> Measure:
