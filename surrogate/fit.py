@@ -190,8 +190,8 @@ def _descend(
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
         _epoch(surrogate, optimizer, fitted, moved, settings, spread, generator_of(seed, epoch))
-        errors = objective(surrogate, stopping, aside, settings, spread=spread)
-        value, whole = (float(error.detach()) for error in errors)
+        with torch.no_grad():
+            value, whole = map(float, objective(surrogate, stopping, aside, settings, spread=spread))
         if not math.isfinite(whole):
             raise DivergedError(f"fit: the error is {whole} in epoch {epoch + 1}; try a lower fit.lr")
         notes["epoch"] = epoch + 1

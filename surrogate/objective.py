@@ -109,8 +109,9 @@ def slope_errors(surrogate: Surrogate, moves: Asked, *, least: float) -> tuple[T
     `least`, should be 1 or more. Moves that do not move the inputs, or have no sign, ask for none.
     """
     stats = moves.stats.detach().requires_grad_()
+    fitting = torch.is_grad_enabled()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(surrogate.latent(stats).sum(), stats, create_graph=True)
+        (gradient,) = torch.autograd.grad(surrogate.latent(stats).sum(), stats, create_graph=fitting)
     foretold = (gradient * moves.velocity).sum(1)
     speed = (moves.velocity.index_select(1, surrogate.index) / surrogate.scale).norm(dim=1)
     short = (1.0 - moves.sign * foretold / (least * speed.clamp_min(1e-9))).clamp_min(0.0)

@@ -43,7 +43,7 @@ def brute_force(logits, labels, statistics):
                 a = int(x.argmax())
                 margin = max(0.0, 1 + max(x[k] for k in range(c) if k != y) - x[y])
                 if statistics == "hinge":
-                    lost = min(margin, 2) / 2
+                    lost = margin / (1 + margin)
                     weights = (1 - lost, lost, lost)
                 else:
                     weights = (p[y], p[a], p[y] if statistics == "literal" else 1 - p[y])

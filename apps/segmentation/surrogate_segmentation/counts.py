@@ -17,8 +17,6 @@ from torch import Tensor
 from surrogate.errors import DataError
 
 Statistics = Literal["one-vs-rest", "literal", "hinge"]
-_HINGE_CEILING = 2.0
-"""Hinge loss of a pixel whose margin is 1 on the wrong side: no single pixel weighs more (docs/log.md)."""
 _FEW_OPERATIONS = (torch.uint16, torch.uint32, torch.uint64)
 """Integer dtypes that torch hardly does more than convert."""
 
@@ -89,8 +87,9 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics
     """
     px = pixels(logits, labels, ignore_index=ignore_index)
     if statistics == "hinge":
-        h = hinge(logits, px).clamp_max(_HINGE_CEILING) / _HINGE_CEILING
-        tp, fp, fn = 1.0 - h, h, h
+        # Not cut off at a ceiling: beyond it a class that is not found would have no gradient (docs/log.md).
+        tp = 1.0 / (1.0 + hinge(logits, px))
+        fp = fn = 1.0 - tp
     else:
         fp, tp = class_probabilities(logits, px)
         fn = tp if statistics == "literal" else 1.0 - tp

@@ -38,7 +38,7 @@ def iou(
     |---|---|---|---|
     | one-vs-rest | P(y) | P(a) | 1 - P(y) |
     | literal (Eq. 2) | P(y) | P(a) | P(y) |
-    | hinge (Sec. 3.3, made sound) | 1 - h | h | h, with h half the hinge loss of the pixel, at most 1 |
+    | hinge (Sec. 3.3, made sound) | 1 / (1 + h) | h / (1 + h) | h / (1 + h), with h the hinge loss of the pixel |
 
     "literal" is Eq. 2 as printed and **destroys the model**: see `docs/gradient-sign.md`.
 
