@@ -67,7 +67,7 @@ class Collection:
         recipe = Recipe(
             app="", device=device.type, measure=MeasureRecipe(name="iou"), data=Section(), model=ModelRecipe()
         )
-        measure = iou(num_classes=images.classes, ignore_index=VOID)
+        measure = iou(num_classes=images.classes, ignore_index=VOID, level="sample")
         return cls(images, UNet(images.classes, width=width).eval(), Engine(recipe), measure)
 
     def forward(self) -> Case:

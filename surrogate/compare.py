@@ -146,7 +146,7 @@ def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: 
         "higher_is_better": selection.higher_is_better,
         "bounds": here.measure.bounds,
         "fidelity": fitted["fidelity"] if loss.learned else None,
-        "agreement": _agreement(folder, selection, tuned["before"]["val"]),
+        "agreement": _agreement(folder, selection, {} if here.recipe.finetune.from_scratch else tuned["before"]["val"]),
         "folder": folder.relative_to(base.run.parents[1]).as_posix(),
     }
 
@@ -162,7 +162,8 @@ def _on_val(found: Mapping[str, Any]) -> float:
 def _agreement(folder: Path, selection: Selection, start: Mapping[str, Any]) -> dict[str, Any] | None:
     """How a surrogate followed the metric on val in the epoch whose weights were kept.
 
-    None for a hand-made loss, and where the start was kept: it is no output of the training.
+    None for a hand-made loss, and where the start was kept: it is no output of the training. `start` is empty where a
+    new model was trained, whose start is never kept.
     """
     epochs = [scores for scores in _history(folder) if drift.KEY in scores and scores.get(selection.key) is not None]
     choose = max if selection.higher_is_better else min

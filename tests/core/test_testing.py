@@ -256,7 +256,7 @@ def test_check_app_passes_the_toy() -> None:
     check_app(surrogate_toy.app, build(surrogate_toy.app.recipe, {}, where="test"))
 
 
-@pytest.mark.parametrize("measure", [{"name": "iou"}, {"name": "iou", "level": "batch", "statistics": "hinge"}])
+@pytest.mark.parametrize("measure", [{"name": "iou", "level": "sample"}, {"name": "iou", "statistics": "hinge"}])
 def test_check_app_passes_segmentation(measure: dict[str, str]) -> None:
     app = surrogate_segmentation.app
     small = {"data": {"size": "32x32"}, "model": {"name": "unet", "width": 4}, "measure": measure}

@@ -17,8 +17,8 @@ from surrogate.loss import SurrogateLoss
 
 FACTS = {"num_classes": 5, "ignore_index": 255}
 MEASURES: list[tuple[str, dict[str, Any]]] = [
+    ("iou", {"level": "sample"}),
     ("iou", {}),
-    ("iou", {"level": "batch"}),
     ("iou", {"level": "dataset"}),
     ("iou", {"statistics": "hinge"}),
     ("iou", {"statistics": "literal"}),

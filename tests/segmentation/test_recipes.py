@@ -47,6 +47,7 @@ def test_the_settings_of_the_paper(name: str) -> None:
         assert (stage.optimizer, stage.lr, stage.momentum, stage.weight_decay) == ("sgd", 1e-5, 0.99, 5e-4)
         assert (stage.schedule, stage.batch_size) == ("constant", 4)
     assert (recipe.finetune.loss, recipe.finetune.ce_mix) == ("surrogate", 0.0)
+    assert recipe.collect.batch_size == recipe.finetune.batch_size, "rows are those of a batch"
 
 
 def test_camvid_on_two_machines() -> None:

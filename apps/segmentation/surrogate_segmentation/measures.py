@@ -61,7 +61,14 @@ def iou(
         return counts.soft_counts(outputs, targets, ignore_index=ignore_index, statistics=statistics)
 
     additive = Additive(sums=sums, metric=iou_of, stats=columns_of)
-    return additive_measure(additive, COLUMNS, level=level, analytic=lambda stats: stats[:, 0], directions=DIRECTIONS)
+    return additive_measure(
+        additive,
+        COLUMNS,
+        level=level,
+        version=2 if statistics == "hinge" else 1,
+        analytic=lambda stats: stats[:, 0],
+        directions=DIRECTIONS,
+    )
 
 
 def iou_of(sums: Tensor) -> Tensor:

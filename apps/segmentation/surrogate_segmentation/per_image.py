@@ -5,6 +5,8 @@ The mean over the data set hides the images on which a model fails; the worst qu
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ def image_iou(*, num_classes: int, ignore_index: int) -> Measure:
     class stays lost too (docs/log.md). The mean of the rows weighs an image by the number of its classes; the reported
     number is the mean of the images' means.
     """
-    return iou(num_classes=num_classes, ignore_index=ignore_index, level="sample")
+    return replace(iou(num_classes=num_classes, ignore_index=ignore_index, level="sample"), version=2)
 
 
 def worst_quartile_iou(*, num_classes: int, ignore_index: int) -> Measure:

@@ -44,14 +44,14 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
         logits: `(B, C, H, W)` floats of any strides.
         labels: `(B, H, W)` of any integer dtype, in [0, C) or `ignore_index` (void).
         ignore_index: the label of void pixels.
-        kernel: `auto` is `triton` on CUDA and, on a CPU, `native`, C that is compiled at first use, or `tiled` where
-            there is no compiler. One that does not run on the device of the logits gives way to `auto`: a surrogate may
-            be used elsewhere than it was fitted.
+        kernel: `auto` is `triton` on CUDA where it is installed and, on a CPU, `native`, C that is compiled at first
+            use, or `tiled` where there is no compiler. One that does not run on the device of the logits gives way to
+            `auto`: a surrogate may be used elsewhere than it was fitted.
 
     Raises:
         DataError: labels that do not go with the logits, see `counts.check_labels`. Off the CPU a label out of range
             is not looked for: its pixel is NaN, or the reference ends in the error of the device.
-        MissingExtraError: `native` without a C compiler, `triton` without its package.
+        MissingExtraError: `native` without a C compiler.
     """
     counts.check_labels(labels, logits, ignore_index=ignore_index)
     if kernel == "reference" or logits.device.type not in _DEVICES or not logits.numel():

@@ -93,7 +93,12 @@ def library() -> ctypes.CDLL:
     Raises:
         MissingExtraError: no compiler, or what it built can't be loaded.
     """
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    except ValueError as error:
+        raise MissingExtraError(
+            f"measure.kernel native: CC is no command ({error}); set it right, or use auto"
+        ) from None
     try:
         return _built(compiler, "-fopenmp")
     except OSError:
