@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -42,12 +43,16 @@ class Images:
         return self.count
 
     def load(self, index: int, generator: Generator | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        dice = torch.Generator().manual_seed(index % 8)
-        image = torch.randn(3, self.height, self.width, generator=dice)
-        return image, torch.randint(self.classes, (self.height, self.width), generator=dice)
+        return _sample(index % 8, self.classes, self.height, self.width)
 
     def name(self, index: int) -> str:
         return f"image {index}"
+
+
+@cache
+def _sample(seed: int, classes: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    dice = torch.Generator().manual_seed(seed)
+    return torch.randn(3, height, width, generator=dice), torch.randint(classes, (height, width), generator=dice)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def run(settings: Settings) -> Iterator[Row]:
     """The regime "model" alone, over a collection long enough that opening and closing the stores does not count; then,
     over a short one, with each other regime and with one move a batch."""
     gpu = settings.device.type == "cuda"
-    images = Images(2, 3, 32, 32) if settings.tiny else Images(128, 21, 512, 512) if gpu else Images(32, 11, 120, 160)
+    images = Images(2, 3, 32, 32) if settings.tiny else Images(128, 21, 512, 512) if gpu else Images(64, 11, 120, 160)
     width = 2 if settings.tiny else 64 if gpu else 16
     case = f"UNet width {width}, {{}} of 3x{images.height}x{images.width}, {images.classes} classes"
     long = Collection.of(images, width=width, device=settings.device)

@@ -54,21 +54,25 @@ def load_batches(dataset: Dataset, batches: Sequence[Sequence[int]], *, augment:
     without parts the samples come as they are.
     """
 
-    def load(indices: Sequence[int]) -> Batch:
+    def load(indices: Sequence[int]) -> list[Batch]:
         generators = [generator_of(*augment, index) if augment else None for index in indices]
-        samples = [dataset.load(i, g) for i, g in zip(indices, generators, strict=True)]
+        return [dataset.load(i, g) for i, g in zip(indices, generators, strict=True)]
+
+    def stacked(
+        samples: Sequence[Batch],
+    ) -> Batch:  # not by the threads: a parallel operation in one wakes more of them
         return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])
 
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Batch]] = deque()
+        waiting: deque[Future[list[Batch]]] = deque()
         try:
             for indices in batches:
                 waiting.append(pool.submit(load, indices))
                 if len(waiting) > workers:
-                    yield waiting.popleft().result()
+                    yield stacked(waiting.popleft().result())
             while waiting:
-                yield waiting.popleft().result()
+                yield stacked(waiting.popleft().result())
         finally:
             for future in waiting:
                 future.cancel()

@@ -105,11 +105,13 @@ def check_classes(logits: Tensor, num_classes: int) -> None:
 
 def check_labels(labels: Tensor, logits: Tensor, *, ignore_index: int) -> None:
     """Raises `DataError` where labels are not whole numbers of the size and on the device of `(B, C, H, W)` logits, or
-    one is neither a class nor void.
+    one is neither a class nor void (see `check_values`)."""
+    check_layout(labels, logits)
+    check_values(labels, logits.shape[1], ignore_index=ignore_index)
 
-    Values are looked at on the CPU alone: no device is waited for.
-    """
-    num_classes = logits.shape[1]
+
+def check_layout(labels: Tensor, logits: Tensor) -> None:
+    """Raises `DataError` where labels are not whole numbers of the size and on the device of `(B, C, H, W)` logits."""
     if labels.shape != (logits.shape[0], *logits.shape[2:]):
         raise DataError(
             f"labels of shape {tuple(labels.shape)} for logits of {tuple(logits.shape)}; "
@@ -119,6 +121,13 @@ def check_labels(labels: Tensor, logits: Tensor, *, ignore_index: int) -> None:
         raise DataError(f"labels of dtype {labels.dtype}; expected an integer dtype, such as by `labels.long()`")
     if labels.device != logits.device:
         raise DataError(f"labels on {labels.device}, logits on {logits.device}; move the labels there")
+
+
+def check_values(labels: Tensor, num_classes: int, *, ignore_index: int) -> None:
+    """Raises `DataError` where a label of `(B, H, W)` is neither a class nor void.
+
+    Values are looked at on the CPU alone: no device is waited for.
+    """
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     if labels.dtype in _FEW_OPERATIONS:

@@ -11,7 +11,8 @@ Per pixel, with logits x, label y, m = max x, a its class (the first of equals),
 
 Only logits and labels are kept for the backward pass. r / s is 1 - p_a without its cancellation: a confident pixel
 keeps its gradient. Each kernel gives the same bits for any split of the batch and any number of threads. A label
-that is out of range makes its pixel NaN, in the sums and in the gradient: no kernel waits for the device to find out.
+that is out of range makes its pixel NaN, in the sums and in the gradient: no kernel waits for the device to find out,
+and on a CPU nobody looks at the labels unless a sum is NaN.
 
 A kernel is a module with `forward(logits, labels, ignore_index)` and `backward(grad, logits, labels, ignore_index)`.
 """
@@ -53,10 +54,12 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
             is not looked for: its pixel is NaN, or the reference ends in the error of the device.
         MissingExtraError: `native` without a C compiler.
     """
-    counts.check_labels(labels, logits, ignore_index=ignore_index)
     if kernel == "reference" or logits.device.type not in _DEVICES or not logits.numel():
         return counts.soft_counts(logits, labels, ignore_index=ignore_index)
+    counts.check_layout(labels, logits)
     found: Tensor = _forward(logits, labels, ignore_index, kernel)
+    if found.device.type == "cpu" and not torch.compiler.is_compiling() and found.isnan().any():
+        counts.check_values(labels, logits.shape[1], ignore_index=ignore_index)
     return found
 
 
