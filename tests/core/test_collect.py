@@ -195,9 +195,9 @@ def test_a_move_of_each_sample_as_often_as_asked_for(collection: Collection, mea
         unmoved = rows.stats[rows.sample == sample][0]
         before = found.stats[found.sample == sample][:, :2]
         torch.testing.assert_close(before, unmoved.expand_as(before))
-    towards = found.regime == KINDS.index("towards")
-    assert (found.stats[towards, 2] >= 0).all()  # the probability of the truth rises
-    assert (found.value[towards] <= 0).all()
+    mend = found.regime == KINDS.index("mend")
+    assert (found.stats[mend, 2] >= 0).all()  # the probability of the truth rises
+    assert (found.value[mend] <= 0).all()
     assert found.value.abs().max() < 0.5
 
 
@@ -219,6 +219,22 @@ def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
             assert set(found.regime[rows].tolist()) == {kind}
             assert torch.equal(found.stats[rows], torch.cat([expected.stats, step * expected.velocity], 1)[defined])
             assert torch.equal(found.value[rows], expected.change[defined])
+    assert place == len(found.value)
+
+
+def test_every_second_batch_is_moved_from_another_regime(
+    collection: Collection, measure: Measure, tmp_path: Path
+) -> None:
+    names = ("model", "noisy", "towards")
+    finish(collection(tmp_path, measure, regimes=names, moves=1, passes=2))
+    found = StatsStore.open(tmp_path / "moves").read()
+    starts, place = ["model", "noisy", "model", "towards", "model", "noisy"], 0
+    for number, (_, indices, outputs, targets) in enumerate([*batches(collection), *batches(collection)]):
+        ideal = collection.perfect(outputs, targets)
+        begun = change(starts[number], outputs, ideal, generator_of(4, number, 3))
+        defined = torch.tensor([index != 3 for index in indices])
+        rows = slice(place, place := place + int(defined.sum()))
+        assert torch.equal(found.stats[rows][:, :2], measure.stats(begun, targets)[defined])
     assert place == len(found.value)
 
 

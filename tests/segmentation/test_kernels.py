@@ -297,11 +297,12 @@ def assert_falls_back(reason):
 
 
 @pytest.mark.skipif(not _compiles(), reason="no C compiler that works")
-def test_a_compiler_without_openmp(new_library):
+def test_a_compiler_without_openmp(new_library, caplog):
     new_library('for f in "$@"; do [ "$f" = -fopenmp ] && exit 1; done; shift; exec cc "$@"')
     logits, labels = batch()
     found, expected = (soft_counts(logits, labels, ignore_index=VOID, kernel=name) for name in ("native", "reference"))
     torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-3)
+    assert "runs in one thread" in caplog.text
 
 
 @pytest.mark.parametrize("kernel", ["auto", "reference", "tiled", COMPILED])

@@ -6,6 +6,7 @@ Takes float32 and bfloat16 logits; other dtypes go through `tiled`.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shlex
 import subprocess
@@ -101,15 +102,18 @@ def library() -> ctypes.CDLL:
         ) from None
     try:
         return _built(compiler, "-fopenmp")
-    except OSError:
-        pass  # such as a clang without OpenMP: one thread is better than none
+    except OSError as error:
+        parallel = error
     try:
-        return _built(compiler)
+        found = _built(compiler)
     except OSError as error:
         raise MissingExtraError(
             f"measure.kernel native: C compiler {shlex.join(compiler)} failed ({error}); "
             "install one, set CC, or use auto"
         ) from None
+    log = logging.getLogger("surrogate_segmentation")
+    log.warning("the native kernel runs in one thread: %s has no OpenMP (%s)", shlex.join(compiler), parallel)
+    return found
 
 
 def _built(compiler: list[str], *flags: str) -> ctypes.CDLL:
