@@ -14,17 +14,17 @@ from torch import Generator, Tensor
 
 from surrogate.protocols import Measure
 
-STEPS = {"mend": 0.05, "lose": 0.05, "reach": 1.0}
-"""Kinds of moves, and how long they are in units of the spread of the outputs: two are small, yet enough to tip some of
-the elements over; the certificate is about them.
+STEPS = {"towards": 0.05, "away": 0.05, "mend": 0.05, "lose": 0.05, "reach": 1.0}
+"""Kinds of moves, and how long they are in units of the spread of the outputs; all but one are small, yet enough to tip
+some of the elements over.
 
-A random part of the wrong elements, by random amounts, towards the perfect outputs; of the right ones, away from them.
-Not both at once: along a move of all elements a statistic of the errors hides behind one of the successes, and nobody
-learns that a right element is worth keeping. In half of the samples only elements whose true channel is in a random
-half of the channels: a pixel that is missed by one class is a false alarm of another, and the two are told apart when
-not all pixels move. And `reach`, as `mend`, far enough to do what a small step does not: where nothing is right yet (a
-class without a hit), the metric is flat for a small step, and a surrogate that is right about that would never leave.
-So a row at the worst value is asked by long moves alone.
+A random part of the elements, by random amounts, towards the perfect outputs, and away from them. The same at the wrong
+elements alone, where a statistic of the errors cannot hide behind one of the successes, and in half of the samples at
+those alone whose true channel is in a random half of the channels: a pixel that is missed by one class is a false alarm
+of another, and the two are told apart when not all of them move. Away at the right elements alone: else nobody learns
+that a success is worth keeping. And `reach`, as `mend`, far enough to do what a small step does not: where nothing is
+right yet (a class without a hit), the metric is flat for a small step, and a surrogate that is right about that would
+never leave. So a row at the worst value is asked by long moves alone.
 
 Not in isotropic random directions: what a metric makes of those is decided by which elements happen to tip over, and no
 soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; see `docs/log.md`).
@@ -32,8 +32,9 @@ soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; 
 KINDS = tuple(STEPS)
 LONG = 1.0
 """A step of this length is no small one."""
-SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < LONG)
-"""Places in KINDS."""
+CERTIFIED = tuple(KINDS.index(kind) for kind in ("towards", "away", "mend"))
+"""Places in KINDS of those that the certificate is about. Not of `lose`: where the outputs that are lost go to, the
+statistics of the row that gets them do not know beforehand."""
 
 
 class Move(NamedTuple):
@@ -59,13 +60,13 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     share = torch.rand(len(outputs), *[1] * (outputs.dim() - 1), generator=generator)
     chosen = torch.rand(places, generator=generator) < share
     amount = torch.where(chosen, torch.rand(places, generator=generator), 0.0).to(outputs)
-    if outputs.shape[1] > 1:
+    if kind in ("mend", "lose", "reach") and outputs.shape[1] > 1:
         true = perfect.argmax(1, keepdim=True)
         right = outputs.argmax(1, keepdim=True) == true
-        amount = amount * (right if kind == "lose" else ~right) * _of_some_channels(true, outputs.shape[1], generator)
+        amount = amount * (right if kind == "lose" else ~right & _of_some_channels(true, outputs.shape[1], generator))
     way = perfect - outputs
     towards = amount * way * (outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12))
-    return -towards if kind == "lose" else towards
+    return -towards if kind in ("away", "lose") else towards
 
 
 def _of_some_channels(true: Tensor, channels: int, generator: Generator) -> Tensor:
