@@ -58,9 +58,8 @@ def load_batches(dataset: Dataset, batches: Sequence[Sequence[int]], *, augment:
         generators = [generator_of(*augment, index) if augment else None for index in indices]
         return [dataset.load(i, g) for i, g in zip(indices, generators, strict=True)]
 
-    def stacked(
-        samples: Sequence[Batch],
-    ) -> Batch:  # not by the threads: a parallel operation in one wakes more of them
+    # Not by the threads: a parallel operation in one of them wakes more.
+    def stacked(samples: Sequence[Batch]) -> Batch:
         return torch.stack([s[0] for s in samples]), torch.stack([s[1] for s in samples])
 
     workers = min(8, os.cpu_count() or 1)

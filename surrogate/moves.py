@@ -1,4 +1,4 @@
-"""Small feasible moves of the outputs: what the sign of a surrogate's gradient is checked with.
+"""Feasible moves of the outputs, most of them small: what the sign of a surrogate's gradient is checked with.
 
 The derivatives by single statistics mean nothing where statistics move together (TP + FN is the size of the truth). So
 the outputs themselves are moved a small step, and two things are recorded for each row: how fast the statistics change
@@ -70,10 +70,14 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
 
 
 def _of_some_channels(true: Tensor, channels: int, generator: Generator) -> Tensor:
-    """`(B, 1, ...)` bool: everything in half of the samples, in others where the true channel is in a random half."""
-    some = torch.rand(len(true), channels, generator=generator) < 0.5
-    everything = torch.rand(len(true), 1, generator=generator) < 0.5
-    chosen = (some | everything).to(true.device)
+    """`(B, 1, ...)` bool: everything in half of the samples, in others where the true channel is in a random half.
+
+    Where a sample is one element, all samples have the same draw.
+    """
+    draws = len(true) if true.dim() > 2 else 1
+    some = torch.rand(draws, channels, generator=generator) < 0.5
+    everything = torch.rand(draws, 1, generator=generator) < 0.5
+    chosen = (some | everything).to(true.device).expand(len(true), channels)
     return chosen.gather(1, true.flatten(1)).view(true.shape)
 
 

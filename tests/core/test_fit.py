@@ -15,12 +15,12 @@ from torch import Tensor
 from surrogate.approximator import Surrogate
 from surrogate.errors import DataError, DivergedError, UsageError
 from surrogate.fidelity import fidelity
-from surrogate.fit import fit, split_by_sample
+from surrogate.fit import Analytic, fit, report, split_by_sample
 from surrogate.moves import KINDS
 from surrogate.objective import censored_error
 from surrogate.progress import Stage, finish
 from surrogate.recipe import FitRecipe
-from surrogate.store import StatsStore, StoreSpec, StoreWriter
+from surrogate.store import Rows, StatsStore, StoreSpec, StoreWriter
 
 SPEC = StoreSpec(
     app="none",
@@ -200,6 +200,23 @@ def test_the_weights_with_the_least_error_are_kept(stores: tuple[StatsStore, Sta
     stopping = split_by_sample(data.sample, share=SETTINGS.holdout, seed=1).stopping
     error = float(censored_error(fitted.latent(data.stats[stopping]), data.value[stopping])) ** 0.5
     assert error == pytest.approx(min(errors), rel=1e-5)
+
+
+def test_the_certificate_is_about_three_kinds_of_moves(stores: tuple[StatsStore, StatsStore]) -> None:
+    rows = stores[0].read()
+    heldout = torch.ones(len(rows.value), dtype=torch.bool)
+    stats, along = torch.zeros(10, 3), torch.tensor([1.0, 0.0, 0.0]).expand(10, 3)
+    kinds = torch.arange(len(KINDS), dtype=torch.int16).repeat(2)
+
+    def signs(wrong: set[str]) -> dict[str, Any]:
+        change = torch.tensor([-1.0 if KINDS[kind] in wrong else 1.0 for kind in kinds])
+        moves = Rows(torch.cat([stats, along], 1), change, torch.zeros(10, dtype=torch.int64), kinds)
+        return report(Analytic(truth), rows, heldout, SPEC.regimes, moves)
+
+    assert KINDS == ("towards", "away", "mend", "lose", "reach")
+    assert signs({"lose", "reach"})["wrong_sign"] == 0.0
+    assert signs({"lose", "reach"})["wrong_sign_by_move"]["lose"] == 1.0
+    assert signs({"mend"})["wrong_sign"] == pytest.approx(1 / 3)
 
 
 def test_a_fit_without_moves_gives_no_verdict_on_signs(tmp_path: Path) -> None:

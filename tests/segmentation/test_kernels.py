@@ -218,7 +218,7 @@ def test_under_autocast(kernel):
     torch.testing.assert_close(sums, counts.soft_counts(logits.double(), labels, ignore_index=VOID).float())
 
 
-@pytest.mark.parametrize("kernel", ["reference", "tiled"])
+@pytest.mark.parametrize("kernel", ["auto", "reference", "tiled", COMPILED])
 @pytest.mark.parametrize("label", [5, -1])
 def test_a_bad_label_is_named(kernel, label):
     logits, labels = batch()
