@@ -31,18 +31,24 @@ def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]
     }
 
 
-def verdict(numbers: Mapping[str, Any]) -> str:
-    """One line on the numbers of a fit's report, by the bars of `docs/fidelity-report.md`."""
-    asked = (("spearman", 0.95, 1), ("r2", 0.95, 1), ("wrong_sign", 0.02, -1))
+_ASKED = (("spearman", 0.95, 1), ("r2", 0.95, 1), ("wrong_sign", 0.02, -1))
+
+
+def shortfalls(numbers: Mapping[str, Any]) -> list[str]:
+    """What of a fit's report is short of the bars of `docs/fidelity-report.md`."""
     short = [
         f"{name} {numbers[name]:.3f} ({'above' if sign > 0 else 'below'} {bar:g} is asked for)"
-        for name, bar, sign in asked
+        for name, bar, sign in _ASKED
         if numbers[name] is not None and sign * numbers[name] < sign * bar
     ]
-    short += [f"{name} undefined" for name, _, _ in asked if numbers[name] is None]
-    if short:
+    return short + [f"{name} undefined" for name, _, _ in _ASKED if numbers[name] is None]
+
+
+def verdict(numbers: Mapping[str, Any]) -> str:
+    """One line on the numbers of a fit's report."""
+    if short := shortfalls(numbers):
         return "held out, NOT good enough to train through: " + ", ".join(short) + "; see docs/fidelity-report.md"
-    return "held out: " + ", ".join(f"{name} {numbers[name]:.3f}" for name, _, _ in asked) + "; good to train through"
+    return "held out: " + ", ".join(f"{name} {numbers[name]:.3f}" for name, _, _ in _ASKED) + "; good to train through"
 
 
 def wrong_sign(surrogate: nn.Module, stats: Tensor, velocity: Tensor, change: Tensor) -> float | None:

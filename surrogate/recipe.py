@@ -234,8 +234,9 @@ def _first_complaint(kind: type[Recipe], error: ValidationError) -> str:
     first = error.errors()[0]
     dotted = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _fields_at(kind, first["loc"][:-1])
-        return f"unknown recipe key {dotted!r}; {nearest(str(first['loc'][-1]), known)}"
+        table = dotted.removesuffix(str(first["loc"][-1]))
+        known = [table + name for name in _fields_at(kind, first["loc"][:-1])]
+        return f"unknown recipe key {dotted!r}; {nearest(dotted, known)}"
     if first["type"] == "missing":
         return f"recipe key {dotted!r} is missing"
     return f"recipe key {dotted!r} is {first['input']!r}: {first['msg']}"

@@ -60,7 +60,13 @@ class Refresh:
         yield from self._again(epoch, model)
         scores = yield from self._scores(model, Agreement(self._measure, self._surrogate))
         if drifted(scores[KEY], least=settings.min_spearman):
-            raise DivergedError(self._told(epoch, scores, "it was fitted again in vain; try a lower finetune.lr"))
+            raise DivergedError(
+                self._told(
+                    epoch,
+                    scores,
+                    "it was fitted again in vain: other statistics are needed (docs/fidelity-report.md)",
+                )
+            )
 
     def _again(self, epoch: int, model: nn.Module) -> Stage[None]:
         fresh = self._folder / "refresh" / str(epoch)
@@ -74,12 +80,13 @@ class Refresh:
         fitted, fidelity = yield from self._fit(rows, moves, fresh / "fit-state.safetensors")
         (fresh / "fit-state.safetensors").unlink(missing_ok=True)
         self._surrogate.load_state_dict(fitted.state_dict())
+        spearman = fidelity["spearman"]
         yield Progress(
             "refresh",
             1,
             1,
             message=f"refresh after epoch {epoch}: fitted to {sum(store.rows for store in rows)} rows, "
-            f"Spearman {fidelity['spearman']}",
+            f"Spearman {'undefined' if spearman is None else format(spearman, '.3f')}",
         )
 
     def _told(self, epoch: int, scores: dict[str, Any], fix: str) -> str:

@@ -88,8 +88,8 @@ def test_data(folder, tmp_path, surrogate_cli, break_it, named):
 @pytest.mark.parametrize(
     ("args", "code", "named"),
     [
-        (["--set", "model.widht=8"], 2, "did you mean 'width'"),
-        (["--set", "fit.epoch=8"], 2, "did you mean 'epochs'"),
+        (["--set", "model.widht=8"], 2, "did you mean 'model.width'"),
+        (["--set", "fit.epoch=8"], 2, "did you mean 'fit.epochs'"),
         (["--set", "measure.lvl=batch"], 2, "did you mean 'level'"),
         (["--measure", "iuo"], 2, "did you mean 'iou'"),
         (["--size", "32"], 2, "HxW"),

@@ -103,10 +103,18 @@ def _heading(name: str, result: Mapping[str, Any]) -> Text:
 
 
 def _next_command(command: str, result: Mapping[str, Any]) -> str:
+    if command == "fit" and _falls_short(result["fidelity"]):
+        return "read docs/fidelity-report.md for what to mend; training through this surrogate may not help"
     words = ["surrogate", _NEXT[command], "--run", str(result["run"])]
     if command == "finetune":
         words += ["--loss", str(result["loss"])]
     return shlex.join(words)
+
+
+def _falls_short(numbers: Mapping[str, Any]) -> bool:
+    from surrogate.fidelity import shortfalls  # scipy and scikit-learn, which a fit has loaded already
+
+    return bool(shortfalls(numbers))
 
 
 def _lines(facts: Mapping[str, Any]) -> list[RenderableType]:
