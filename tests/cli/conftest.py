@@ -41,7 +41,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "columns": ["tp", "fp"],
         "measure": "iou",
         "level": "sample",
-        "fidelity": {"spearman": 0.98765, "kendall": None, "r2": math.nan, "n_samples": 20},
+        "fidelity": {"spearman": 0.98765, "kendall": None, "r2": math.nan, "wrong_sign": 0.4, "n_samples": 20},
         "report": {},
         "figures": ["runs/a/fit.png", "runs/a/rows.png"],
     },

@@ -11,6 +11,7 @@ import pytest
 
 from surrogate_cli.exits import exit_code
 from surrogate_cli.main import cli
+from surrogate_cli.view import _next_command
 
 pytestmark = pytest.mark.usefixtures("played")
 
@@ -115,7 +116,12 @@ def test_fit_shows_fidelity_with_its_level_figures_and_the_next_command(
         assert row in shown
     assert shown[shown.index("figures runs/a/fit.png") + 1] == "runs/a/rows.png"
     assert not any("report" in line or "nan" in line.lower() for line in shown)
-    assert shown[-1].startswith("next: read docs/fidelity-report.md"), "R2 undefined is no fit to train through"
+    assert shown[-1].startswith("next: read docs/fidelity-report.md"), "no fit to train through"
+
+
+def test_after_a_good_fit_the_next_command_trains_through_it() -> None:
+    good = {"spearman": 0.99, "r2": 0.99, "wrong_sign": 0.0}
+    assert _next_command("fit", {"run": "runs/a", "fidelity": good}) == "surrogate finetune --run runs/a"
 
 
 @pytest.mark.parametrize(
