@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -86,13 +86,8 @@ def collect(
         if item.first:
             running.reset()
         if number >= moves.cursor:
-            if settings.moves:
-                drawn = generator_of(seed, number, 3)
-                regime = _start(settings.regimes, drawn)
-                start = change(settings.regimes[regime], outputs, ideal, drawn)
-                here, goal = running.measure(regime), perfect(start, targets)
-                for kind, stats, change_ in _moves(here, start, targets, goal, settings, seed, number):
-                    moves.append(stats, change_, sample_ids(item, len(change_)), regime=kind)
+            for kind, stats, change_ in _moves(running.measure(), outputs, targets, ideal, settings, seed, number):
+                moves.append(stats, change_, sample_ids(item, len(change_)), regime=kind)
             moves.mark(number + 1)
         for regime, name in enumerate(settings.regimes):
             if number < rows.cursor and measure.level != "dataset":
@@ -152,18 +147,6 @@ def sample_ids(item: Item, rows: int) -> Tensor:
     if item.pool >= 0:
         return torch.full((rows,), item.pool)
     return torch.tensor(item.indices).repeat_interleave(rows // len(item.indices))
-
-
-def _start(regimes: Sequence[str], generator: torch.Generator) -> int:
-    """The regime that the moves of a batch begin at: half of the time the first, else one of the others by chance.
-
-    Values alone do not say how steep the way is that a model will take: from a class without a hit to one that is
-    found, training goes through values that the model has in no class today. Perfect outputs have nowhere to go.
-    """
-    others = [number for number, name in enumerate(regimes) if number and name != "perfect"]
-    if not others or torch.rand((), generator=generator) < 0.5:
-        return 0
-    return others[int(torch.randint(len(others), (), generator=generator))]
 
 
 def _moves(

@@ -1,4 +1,4 @@
-"""Feasible moves of the outputs, most of them small: what the sign of a surrogate's gradient is checked with.
+"""Small feasible moves of the outputs: what the sign of a surrogate's gradient is checked with.
 
 The derivatives by single statistics mean nothing where statistics move together (TP + FN is the size of the truth). So
 the outputs themselves are moved a small step, and two things are recorded for each row: how fast the statistics change
@@ -14,17 +14,15 @@ from torch import Generator, Tensor
 
 from surrogate.protocols import Measure
 
-STEPS = {"towards": 0.05, "away": 0.05, "mend": 0.05, "lose": 0.05, "reach": 1.0}
-"""Kinds of moves, and how long they are in units of the spread of the outputs; all but one are small, yet enough to tip
-some of the elements over.
+STEPS = {"towards": 0.05, "away": 0.05, "mend": 0.05, "reach": 1.0}
+"""Kinds of moves, and how long they are in units of the spread of the outputs: three are small, yet enough to tip some
+of the elements over; the certificate is about them.
 
-A random part of the elements, by random amounts, towards the perfect outputs, and away from them. The same at the wrong
-elements alone, where a statistic of the errors cannot hide behind one of the successes, and in half of the samples at
-those alone whose true channel is in a random half of the channels: a pixel that is missed by one class is a false alarm
-of another, and the two are told apart when not all of them move. Away at the right elements alone: else nobody learns
-that a success is worth keeping. And `reach`, as `mend`, far enough to do what a small step does not: where nothing is
-right yet (a class without a hit), the metric is flat for a small step, and a surrogate that is right about that would
-never leave. So a row at the worst value is asked by long moves alone.
+A random part of the elements, by random amounts, towards the perfect outputs; the same away from them; towards them
+at the elements that are wrong alone, where a statistic of the errors cannot hide behind one of the successes. And the
+same far enough to mend what a small step does not: where nothing is right yet (a class without a hit), the metric is
+flat for a small step, and a surrogate that is right about that would never leave. So a row at the worst value is asked
+by long moves alone.
 
 Not in isotropic random directions: what a metric makes of those is decided by which elements happen to tip over, and no
 soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; see `docs/log.md`).
@@ -32,9 +30,8 @@ soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; 
 KINDS = tuple(STEPS)
 LONG = 1.0
 """A step of this length is no small one."""
-CERTIFIED = tuple(KINDS.index(kind) for kind in ("towards", "away", "mend"))
-"""Places in KINDS of those that the certificate is about. Not of `lose`: where the outputs that are lost go to, the
-statistics of the row that gets them do not know beforehand."""
+SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < LONG)
+"""Places in KINDS."""
 
 
 class Move(NamedTuple):
@@ -50,35 +47,20 @@ class Move(NamedTuple):
 
 
 def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:
-    """A direction of the kind, of the shape of `outputs` `(B, C, ...)`, about as long as the outputs are spread.
+    """A direction of the kind, of the shape of `outputs` `(B, ...)`, about as long as the outputs are spread.
 
-    An element is a sample of `(B, C)` outputs and a pixel of `(B, C, H, W)` outputs; it is right where its highest
-    channel is that of the perfect outputs. With one channel there is no telling, and every element is both. Which part
-    of them moves is drawn for each sample, how far for each element.
+    An element is a sample of `(B, C)` outputs and a pixel of `(B, C, H, W)` outputs. Which part of them moves is drawn
+    for each sample, how far for each element.
     """
     places = (len(outputs), 1, *outputs.shape[2:])
     share = torch.rand(len(outputs), *[1] * (outputs.dim() - 1), generator=generator)
     chosen = torch.rand(places, generator=generator) < share
     amount = torch.where(chosen, torch.rand(places, generator=generator), 0.0).to(outputs)
-    if kind in ("mend", "lose", "reach") and outputs.shape[1] > 1:
-        true = perfect.argmax(1, keepdim=True)
-        right = outputs.argmax(1, keepdim=True) == true
-        amount = amount * (right if kind == "lose" else ~right & _of_some_channels(true, outputs.shape[1], generator))
+    if kind in ("mend", "reach") and outputs.shape[1] > 1:
+        amount = amount * (outputs.argmax(1, keepdim=True) != perfect.argmax(1, keepdim=True))
     way = perfect - outputs
     towards = amount * way * (outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12))
-    return -towards if kind in ("away", "lose") else towards
-
-
-def _of_some_channels(true: Tensor, channels: int, generator: Generator) -> Tensor:
-    """`(B, 1, ...)` bool: everything in half of the samples, in others where the true channel is in a random half.
-
-    Where a sample is one element, all samples have the same draw.
-    """
-    draws = len(true) if true.dim() > 2 else 1
-    some = torch.rand(draws, channels, generator=generator) < 0.5
-    everything = torch.rand(draws, 1, generator=generator) < 0.5
-    chosen = (some | everything).to(true.device).expand(len(true), channels)
-    return chosen.gather(1, true.flatten(1)).view(true.shape)
+    return -towards if kind == "away" else towards
 
 
 def move(measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, step: float) -> Move:

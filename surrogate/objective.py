@@ -52,7 +52,7 @@ def asked(moved: Rows, known: Tensor) -> Asked:
     `known` is `(M,)` bool, the moves that units and signs of kinds are found from: not those that are held out.
 
     Most small moves change nothing, by chance: what tips over is one element or none. Where a kind is one-sided, as
-    "mend" is for a metric that no mended element makes worse, those moves have its sign too.
+    "towards" is for a metric that no mended element makes worse, those moves have its sign too.
     """
     size, side = torch.ones(len(KINDS)), torch.zeros(len(KINDS))
     for kind in range(len(KINDS)):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from surrogate.batches import generator_of
-from surrogate.collect import Item, _start, collect, move_columns, plan, sample_ids
+from surrogate.collect import Item, collect, move_columns, plan, sample_ids
 from surrogate.engine import Engine
 from surrogate.moves import KINDS, STEPS, direction, move
 from surrogate.progress import Progress, Stage, finish
@@ -195,9 +195,9 @@ def test_a_move_of_each_sample_as_often_as_asked_for(collection: Collection, mea
         unmoved = rows.stats[rows.sample == sample][0]
         before = found.stats[found.sample == sample][:, :2]
         torch.testing.assert_close(before, unmoved.expand_as(before))
-    mend = found.regime == KINDS.index("mend")
-    assert (found.stats[mend, 2] >= 0).all()  # the probability of the truth rises
-    assert (found.value[mend] <= 0).all()
+    towards = found.regime == KINDS.index("towards")
+    assert (found.stats[towards, 2] >= 0).all()  # the probability of the truth rises
+    assert (found.value[towards] <= 0).all()
     assert found.value.abs().max() < 0.5
 
 
@@ -220,59 +220,6 @@ def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
             assert torch.equal(found.stats[rows], torch.cat([expected.stats, step * expected.velocity], 1)[defined])
             assert torch.equal(found.value[rows], expected.change[defined])
     assert place == len(found.value)
-
-
-def test_moves_begin_at_the_first_regime_or_by_chance_at_another(
-    collection: Collection, measure: Measure, tmp_path: Path
-) -> None:
-    names = ("model", "noisy", "towards", "perfect")
-    finish(collection(tmp_path, measure, regimes=names, moves=1, passes=4))
-    found = StatsStore.open(tmp_path / "moves").read()
-    begun, place = Counter[str](), 0
-    for number, (_, indices, outputs, targets) in enumerate(4 * list(batches(collection))):
-        drawn = generator_of(4, number, 3)
-        begun[name := names[_start(names, drawn)]] += 1
-        start = change(name, outputs, collection.perfect(outputs, targets), drawn)
-        defined = torch.tensor([index != 3 for index in indices])
-        rows = slice(place, place := place + int(defined.sum()))
-        assert torch.equal(found.stats[rows][:, :2], measure.stats(start, targets)[defined])
-    assert place == len(found.value)
-    assert begun.keys() == {"model", "noisy", "towards"}, "perfect outputs have nowhere to go"
-
-
-def test_half_of_the_moves_begin_at_the_first_regime() -> None:
-    drawn = Counter(_start(("model", "noisy", "perfect", "empty"), generator_of(0, number, 3)) for number in range(400))
-    assert drawn.keys() == {0, 1, 3}
-    assert 150 < drawn[0] < 250
-    assert {_start(("model", "perfect"), generator_of(0, number)) for number in range(9)} == {0}
-
-
-def test_at_dataset_level_moves_are_of_the_sums_of_their_own_regime(
-    collection: Collection, dataset_measure: Measure, tmp_path: Path
-) -> None:
-    recipe = {"pools": 5, "batch_size": 1, "passes": 1}
-    names = ("model", "towards")
-    finish(collection(tmp_path, dataset_measure, regimes=names, moves=1, **recipe))
-    found = StatsStore.open(tmp_path / "moves").read()
-    rows, begun = [], set()
-    for number, item in enumerate(plan(12, CollectRecipe(**recipe), level="dataset", seed=4)):
-        outputs, targets = outputs_of(collection, item.indices)
-        ideal, generator, drawn = (
-            collection.perfect(outputs, targets),
-            generator_of(4, number),
-            generator_of(4, number, 3),
-        )
-        if item.first:
-            sums = torch.zeros(2, *dataset_measure.additive.sums(outputs, targets).shape[1:])
-        begun.add(regime := _start(names, drawn))
-        start = change(names[regime], outputs, ideal, drawn)
-        here = sums[regime] + dataset_measure.additive.sums(start, targets).sum(0)
-        defined = ~dataset_measure.additive.metric(here).isnan()
-        rows.append(dataset_measure.additive.stats(here)[defined])
-        for place, name in enumerate(names):
-            sums[place] += dataset_measure.additive.sums(change(name, outputs, ideal, generator), targets).sum(0)
-    torch.testing.assert_close(found.stats[:, : found.stats.shape[1] // 2], torch.cat(rows))
-    assert begun == {0, 1}
 
 
 def test_no_moves_are_recorded_where_none_are_asked_for(

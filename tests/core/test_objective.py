@@ -24,18 +24,18 @@ def everything(moves: Rows) -> Tensor:
 
 
 def test_where_a_kind_is_one_sided_moves_that_change_nothing_have_its_sign() -> None:
-    moves = moved({"mend": [-0.2, 0.0] * 50, "lose": [0.0, 0.3] * 50, "reach": [0.1, 0.0, -0.1] * 50})
-    assert asked(moves, everything(moves)).sign.tolist() == [-1] * 100 + [1] * 100 + [1, 0, -1] * 50
+    moves = moved({"towards": [-0.2, 0.0] * 50, "away": [0.0, 0.3] * 50, "mend": [0.1, 0.0, -0.1] * 50, "reach": [0.0]})
+    assert asked(moves, everything(moves)).sign.tolist() == [-1] * 100 + [1] * 100 + [1, 0, -1] * 50 + [0]
 
 
 def test_it_takes_fifty_changes_to_say_that_a_kind_is_one_sided() -> None:
     for number, sign in ((49, 0), (50, -1)):
-        moves = moved({"mend": [0.0, *[-0.1] * number]})
+        moves = moved({"towards": [0.0, *[-0.1] * number]})
         assert asked(moves, everything(moves)).sign[0] == sign
 
 
 def test_what_is_held_out_has_no_say() -> None:
-    moves = moved({"mend": [-0.1] * 60 + [0.0], "lose": [0.2, 0.4]})
+    moves = moved({"towards": [-0.1] * 60 + [0.0], "away": [0.2, 0.4]})
     known = everything(moves)
     known[:20] = False
     known[-1] = False
@@ -46,13 +46,13 @@ def test_what_is_held_out_has_no_say() -> None:
 
 def test_a_few_changes_of_the_other_sign_keep_their_own() -> None:
     changes = [-0.1] * 200 + [0.1, 0.0]
-    few, many = moved({"mend": changes}), moved({"mend": changes + [0.1] * 20})
+    few, many = moved({"towards": changes}), moved({"towards": changes + [0.1] * 20})
     assert asked(few, everything(few)).sign.tolist() == [-1] * 200 + [1, -1]
     assert asked(many, everything(many)).sign[201] == 0
 
 
 def test_changes_are_in_units_of_what_their_kind_does() -> None:
-    moves = moved({"mend": [-0.03, 0.04], "reach": [-3.0, -4.0]})
+    moves = moved({"towards": [-0.03, 0.04], "reach": [-3.0, -4.0]})
     found = asked(moves, everything(moves))
     by_kind = found.change.view(2, 2)
     torch.testing.assert_close(by_kind.square().mean(1), torch.ones(2))
