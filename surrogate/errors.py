@@ -42,8 +42,8 @@ class DivergedError(SurrogateError):
     exit_code = 6
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: the nearest known one, else all of them.
+def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """A hint for a misspelt name: the nearest known one, after the prefix that it needs, else all of them.
 
     >>> nearest("segmentatoin", ["toy", "segmentation"])
     "did you mean 'segmentation'?"
@@ -53,5 +53,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {prefix + close[0]!r}?"
     return f"known: {', '.join(known) or 'none'}"

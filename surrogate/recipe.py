@@ -233,9 +233,8 @@ def _first_complaint(kind: type[Recipe], error: ValidationError) -> str:
     first = error.errors()[0]
     dotted = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        table = dotted.removesuffix(str(first["loc"][-1]))
-        known = [table + name for name in _fields_at(kind, first["loc"][:-1])]
-        return f"unknown recipe key {dotted!r}; {nearest(dotted, known)}"
+        last, known = str(first["loc"][-1]), _fields_at(kind, first["loc"][:-1])
+        return f"unknown recipe key {dotted!r}; {nearest(last, known, prefix=dotted.removesuffix(last))}"
     if first["type"] == "missing":
         return f"recipe key {dotted!r} is missing"
     return f"recipe key {dotted!r} is {first['input']!r}: {first['msg']}"

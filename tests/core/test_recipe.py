@@ -52,8 +52,8 @@ def complaint(kind: type[Recipe] = TinyRecipe, **settings: Any) -> str:
     ("settings", "expected"),
     [
         ({"sed": 1}, "a.toml: unknown recipe key 'sed'; did you mean 'seed'?"),
-        ({"fit": {"wdith": 3}}, "a.toml: unknown recipe key 'fit.wdith'; did you mean 'width'?"),
-        ({"model": {"widht": 3}}, "a.toml: unknown recipe key 'model.widht'; did you mean 'width'?"),
+        ({"fit": {"wdith": 3}}, "a.toml: unknown recipe key 'fit.wdith'; did you mean 'fit.width'?"),
+        ({"model": {"widht": 3}}, "a.toml: unknown recipe key 'model.widht'; did you mean 'model.width'?"),
         ({"finetune": {"ce": 3}}, "a.toml: unknown recipe key 'finetune.ce'; known: batch_size, ce_mix, epochs"),
         ({"data": {"path": "x"}}, "a.toml: unknown recipe key 'data.path'; known: none"),
         ({"measure": {}}, "a.toml: recipe key 'measure.name' is missing"),
