@@ -157,6 +157,19 @@ def foreground_dice(prediction: Tensor, target: Tensor) -> float:
 F2_OF_TWO = partial(sklearn_metrics.fbeta_score, beta=2, labels=[2, 5], average="macro", zero_division=0)
 
 
+def test_perfect_outputs_are_never_less_confident_than_the_model() -> None:
+    labels = torch.tensor([[[0, 1, 2, VOID]]])
+    outputs = 30.0 * torch.randn(1, CLASSES, 1, 4, generator=torch.Generator().manual_seed(0))
+    outputs[0, 3, 0, 1] = -torch.inf  # a masked class
+    ideal = Outputs(32).task.perfect(outputs, labels)
+    top = ideal.topk(2, dim=1)
+    assert top.indices[0, 0, 0, :3].tolist() == [0, 1, 2]
+    pairs = outputs.topk(2, dim=1).values
+    assert ((top.values[:, 0] - top.values[:, 1] - (pairs[:, 0] - pairs[:, 1]))[..., [0, 2]] >= 0).all()
+    assert ideal[..., :3].isfinite().all()
+    assert torch.equal(ideal[..., 3], outputs[..., 3])
+
+
 def test_a_metric_nobody_named_fits(tmp_path: Path) -> None:
     found = fidelity(geometric_mean_of_recalls, tmp_path, size=32, epochs=60)
     assert found["spearman"] >= 0.95
