@@ -78,6 +78,10 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
     models = {"before": before}
     scores = {"before": (yield from work.scores(before, split))}
     if finetuned:
+        if not work.run.result(loss).exists():
+            yield Progress(
+                "evaluate", 0, 1, message=f"evaluate: {folder} is not finished; its best epoch so far counts"
+            )
         after = work.model()
         checkpoint.load_weights(folder / "model.safetensors", after)
         models["after"], scores["after"] = after, (yield from work.scores(after, split))
@@ -277,6 +281,7 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
         folder,
         stores=replay(work, path),
         collect=lambda model, stats, moved: record(work, model, stats, moved),
+        opened=lambda stats, moved: opened(work, stats, moved),
         fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),
     )

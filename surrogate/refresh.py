@@ -18,6 +18,8 @@ from surrogate.store import StatsStore
 
 Collect = Callable[[nn.Module, Path, Path], Stage[None]]
 """Records rows and moves of a model into two stores."""
+Opened = Callable[[Path, Path], tuple[StatsStore, StatsStore]]
+"""Both stores, to read, when they are of what this run records; else an error that says so."""
 Fit = Callable[[list[StatsStore], list[StatsStore], Path], Stage[tuple[nn.Module, dict[str, Any]]]]
 """Fits a surrogate to stores of rows and of moves; its state is kept in a file."""
 Scores = Callable[[nn.Module, Agreement], Stage[dict[str, Any]]]
@@ -36,23 +38,24 @@ class Refresh:
         *,
         stores: tuple[Path, Path] | None,
         collect: Collect,
+        opened: Opened,
         fit: Fit,
         scores: Scores,
     ) -> None:
         """`stores` hold the rows and the moves of the first fit; None where a surrogate's file came without them."""
         self._measure, self._surrogate, self._settings = measure, surrogate, settings
         self._folder, self._stores = folder, stores
-        self._collect, self._fit, self._scores = collect, fit, scores
+        self._collect, self._opened, self._fit, self._scores = collect, opened, fit, scores
 
     def __call__(self, epoch: int, model: nn.Module, scores: dict[str, Any]) -> Stage[None]:
-        """Fits again when it is time, or when the surrogate has drifted.
+        """Fits again when it is time, or when the surrogate has drifted; epoch 0 is the start.
 
         Raises:
             DivergedError: it has drifted and is not to be fitted again, or still does not follow.
         """
         settings = self._settings
         gone = drifted(scores[KEY], least=settings.min_spearman)
-        due = isinstance(settings.refresh, int) and epoch % settings.refresh == 0
+        due = isinstance(settings.refresh, int) and epoch > 0 and epoch % settings.refresh == 0
         if epoch == settings.epochs or not (gone or due):
             return
         if gone and settings.refresh == "never":
@@ -76,7 +79,7 @@ class Refresh:
         rounds = sorted((int(path.name) for path in fresh.parent.iterdir()), reverse=True)
         kept = [fresh.parent / str(number) for number in rounds if number <= epoch]
         pairs = [(path / "stats", path / "moves") for path in kept] + ([self._stores] if self._stores else [])
-        rows, moves = ([StatsStore.open(pair[side]) for pair in pairs] for side in (0, 1))
+        rows, moves = map(list, zip(*(self._opened(*pair) for pair in pairs), strict=True))
         fitted, fidelity = yield from self._fit(rows, moves, fresh / "fit-state.safetensors")
         (fresh / "fit-state.safetensors").unlink(missing_ok=True)
         self._surrogate.load_state_dict(fitted.state_dict())
@@ -90,8 +93,9 @@ class Refresh:
         )
 
     def _told(self, epoch: int, scores: dict[str, Any], fix: str) -> str:
+        when = f"any more in epoch {epoch}" if epoch else "at the start"
         return (
-            f"finetune: the surrogate does not follow its metric any more in epoch {epoch} (Spearman "
+            f"finetune: the surrogate does not follow its metric {when} (Spearman "
             f"{scores[KEY]['spearman']:.3f} on val, finetune.min_spearman is {self._settings.min_spearman}); "
             f"kept: {self._folder / 'model.safetensors'}; {fix}"
         )

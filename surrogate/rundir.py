@@ -80,21 +80,18 @@ def newest(parent: Path = Path("runs")) -> RunDir:
     return RunDir(recipes[-1].parent)
 
 
-def claim(path: Path, recipe: Recipe, before: Recipe | None) -> None:
+def claim(path: Path, recipe: Recipe, before: Recipe | None, *, fix: str) -> None:
     """Writes the recipe a folder is for, or, where it already has one (`before`), insists that it is the same.
 
     Raises:
-        UsageError: the folder belongs to another recipe; the differing keys are named.
+        UsageError: the folder belongs to another recipe; the differing keys are named, and the way out, `fix`.
     """
     if before is None:
         write_atomic(path, to_toml(recipe).encode())
         return
     differing = differing_keys(before, recipe)
     if differing:
-        raise UsageError(
-            f"{path.parent}: was made with another recipe, differing in {', '.join(differing)}; "
-            f"name a new folder with --run, or delete {path.parent}"
-        )
+        raise UsageError(f"{path.parent}: was made with another recipe, differing in {', '.join(differing)}; {fix}")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -150,7 +150,8 @@ def claim_run(work: Work) -> None:
         work.model()  # to see that it can be built
     else:
         recipe = recipe.model_copy(update={"finetune": before.finetune, "device": before.device})
-    claim(work.run.recipe, recipe, before)
+    fix = f"name a new folder with --run, or delete {work.run.root}"
+    claim(work.run.recipe, recipe, before, fix=fix)
     write_json(work.run.provenance, provenance())
 
 
@@ -158,7 +159,8 @@ def claim_finetune(work: Work, folder: Path) -> None:
     """The same for the folder of one finetuning."""
     before = _stored(work, folder / "recipe.toml")
     recipe = work.recipe if before is None else work.recipe.model_copy(update={"device": before.device})
-    claim(folder / "recipe.toml", recipe, before)
+    fix = f"delete {folder} to finetune anew (model, statistics and surrogate stay), or keep the setting as it was"
+    claim(folder / "recipe.toml", recipe, before, fix=fix)
 
 
 def _stored(work: Work, path: Path) -> Recipe | None:
@@ -181,5 +183,6 @@ def _app_of(request: Request) -> str:
         if isinstance(name, str):
             return name
     known = " or ".join(plugin.name for plugin in plugins.listed(plugins.APPS))
-    where = f"--recipe {request.recipe}: names no app" if request.recipe else f"{request.run}: no run there"
-    raise UsageError(f"{where}; add --app {known}")
+    if request.recipe:
+        raise UsageError(f"--recipe {request.recipe}: names no app; add --app {known}")
+    raise UsageError(f"{request.run}: no run there; name a folder that holds one, or add --app {known} to make it")

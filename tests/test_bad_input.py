@@ -183,3 +183,7 @@ def test_no_run_at_all(tmp_path, surrogate_cli, monkeypatch):
     ended = surrogate_cli("finetune")
     assert ended.code == 2
     assert "surrogate fit --app" in ended.err
+    ended = surrogate_cli("evaluate", "--run", "nope")
+    assert ended.code == 2
+    assert "nope: no run there; name a folder that holds one, or add --app" in ended.err
+    assert not (tmp_path / "nope").exists()

@@ -92,6 +92,14 @@ def test_finetune_and_evaluate(run, surrogate_cli):
     assert surrogate_cli("finetune", "--run", run, "--epochs", 2, "--json").json == result
     assert digest(run) == before
 
+    changed = surrogate_cli("finetune", "--run", run, "--epochs", 3)
+    assert changed.code == 2
+    assert f"finetune.epochs; delete {run / 'finetune-surrogate'} to finetune anew" in changed.err
+    assert "not finished" not in surrogate_cli("evaluate", "--run", run).err
+    (run / "finetune-surrogate" / "result.json").unlink()  # as when it was stopped in between
+    unfinished = surrogate_cli("evaluate", "--run", run)
+    assert f"{run / 'finetune-surrogate'} is not finished; its best epoch so far counts" in unfinished.err
+
 
 @pytest.mark.parametrize(
     ("measure", "column", "headline"),

@@ -160,10 +160,12 @@ def _table(first: str, *others: str, justify: JustifyMethod = "left") -> Table:
 
 
 def _rows(*sides: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str | Text, list[Any]]]:
-    """Each name with its value on every side; nested mappings lie indented under a row without values."""
-    for name in dict.fromkeys(name for side in sides for name in side):
+    """Each name with its value on every side; then nested mappings, indented under a row without values."""
+    names = dict.fromkeys(name for side in sides for name in side)
+    nested = {name for name in names if any(isinstance(side.get(name), Mapping) for side in sides)}
+    for name in sorted(names, key=nested.__contains__):  # what stands below one would pass for a part of it
         values = [side.get(name) for side in sides]
-        if any(isinstance(value, Mapping) for value in values):
+        if name in nested:
             yield Text("  " * depth + name, style="dim"), []
             yield from _rows(*(value if isinstance(value, Mapping) else {} for value in values), depth=depth + 1)
         else:

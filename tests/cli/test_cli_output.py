@@ -114,6 +114,7 @@ def test_fit_shows_fidelity_with_its_level_figures_and_the_next_command(
         "n_samples 20",
     ):
         assert row in shown
+    assert shown.index("n_samples 20") < shown.index("analytic") == shown.index("spearman 0.5000") - 1
     assert shown[shown.index("figures runs/a/fit.png") + 1] == "runs/a/rows.png"
     assert not any("report" in line or "nan" in line.lower() for line in shown[:-1])
     assert shown[-1].startswith("next: read docs/fidelity-report.md"), "no fit to train through"

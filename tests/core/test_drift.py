@@ -17,7 +17,7 @@ from surrogate.progress import Progress, Stage, finish
 from surrogate.protocols import Measure
 from surrogate.recipe import FinetuneRecipe
 from surrogate.refresh import Refresh
-from surrogate.store import StoreSpec, StoreWriter
+from surrogate.store import StatsStore, StoreSpec, StoreWriter
 
 GONE = {"spearman": 0.5, "mae": 0.1, "outside": 0.0, "rows": 100}
 SPEC = StoreSpec(
@@ -80,7 +80,15 @@ class Fitted:
         self.after = after
         recipe = FinetuneRecipe.model_validate({"epochs": 4, **settings})
         self.refresh = Refresh(
-            measure, surrogate, recipe, folder, stores=None, collect=self.collect, fit=self.fit, scores=self.scores
+            measure,
+            surrogate,
+            recipe,
+            folder,
+            stores=None,
+            collect=self.collect,
+            opened=lambda stats, moved: (StatsStore.open(stats), StatsStore.open(moved)),
+            fit=self.fit,
+            scores=self.scores,
         )
 
     def collect(self, _model: nn.Module, stats: Path, moved: Path) -> Stage[None]:
@@ -123,7 +131,7 @@ def test_one_that_drifted_is_fitted_again_with_the_rows_of_before(
 
 def test_every_second_epoch(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:
     made = Fitted(tmp_path, measure, surrogate, FINE, refresh=2)
-    for epoch in (1, 2, 3):
+    for epoch in (0, 1, 2, 3):
         made(epoch, FINE)
     assert made.calls == ["collect", "fit 1"]
 
@@ -137,3 +145,12 @@ def test_one_that_cannot_follow_stops_the_training(
         DivergedError, match=rf"does not follow .* epoch 1 \(Spearman 0.500.*model.safetensors; .*{fix}"
     ):
         made(1, GONE)
+
+
+def test_one_that_does_not_follow_at_the_start_is_told_before_any_epoch(
+    tmp_path: Path, measure: Measure, surrogate: Surrogate
+) -> None:
+    made = Fitted(tmp_path, measure, surrogate, GONE)
+    with pytest.raises(DivergedError, match=r"does not follow its metric at the start \(Spearman 0.500.*in vain"):
+        made(0, GONE)
+    assert made.calls == ["collect", "fit 1"]

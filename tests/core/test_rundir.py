@@ -38,15 +38,17 @@ def test_no_run_is_told_with_the_way_to_make_one(tmp_path: Path) -> None:
 
 def test_a_folder_is_for_one_recipe(tmp_path: Path, recipe: Recipe) -> None:
     path = tmp_path / "run" / "recipe.toml"
-    claim(path, recipe, None)
+    claim(path, recipe, None, fix="")
     before = build(Recipe, read_toml(path), where="x")
     assert before == recipe
     written = path.read_bytes()
-    claim(path, recipe, before)
+    claim(path, recipe, before, fix="")
 
     other = recipe.model_copy(update={"seed": 5, "fit": recipe.fit.model_copy(update={"width": 3})})
-    with pytest.raises(UsageError, match=rf"{path.parent}: .* differing in fit\.width, seed; .*--run"):
-        claim(path, other, before)
+    with pytest.raises(
+        UsageError, match=rf"{path.parent}: .* differing in fit\.width, seed; name a new folder with --run"
+    ):
+        claim(path, other, before, fix="name a new folder with --run")
     assert path.read_bytes() == written
 
 
