@@ -17,7 +17,7 @@ from benchmarks.scene import VOID
 from benchmarks.store import store_spec
 from surrogate.collect import collect, move_columns
 from surrogate.engine import Engine
-from surrogate.moves import NAMES
+from surrogate.moves import KINDS
 from surrogate.progress import finish
 from surrogate.protocols import Measure
 from surrogate.recipe import CollectRecipe, MeasureRecipe, ModelRecipe, Recipe, Section
@@ -91,7 +91,7 @@ class Collection:
     def collecting(self, *regimes: str, moves: int = 0) -> Case:
         """The stage `collect`, store and all."""
         settings = CollectRecipe(batch_size=self.batch_size, regimes=regimes, moves=moves)
-        spec, moved = store_spec(self.measure.columns, regimes), store_spec(move_columns(self.measure), NAMES)
+        spec, moved = store_spec(self.measure.columns, regimes), store_spec(move_columns(self.measure), KINDS)
 
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:

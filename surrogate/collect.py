@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surrogate.additive import batch_sums, continued, observed
 from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffled
 from surrogate.engine import Engine
-from surrogate.moves import KINDS, NAMES, direction, move
+from surrogate.moves import KINDS, STEPS, direction, move
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure
 from surrogate.recipe import CollectRecipe
@@ -86,7 +86,7 @@ def collect(
         if item.first:
             running.reset()
         if number >= moves.cursor:
-            for kind, stats, change_ in _moves(running, outputs, targets, perfect, settings, seed, number):
+            for kind, stats, change_ in _moves(running.measure(), outputs, targets, ideal, settings, seed, number):
                 moves.append(stats, change_, sample_ids(item, len(change_)), regime=kind)
             moves.mark(number + 1)
         for regime, name in enumerate(settings.regimes):
@@ -150,10 +150,10 @@ def sample_ids(item: Item, rows: int) -> Tensor:
 
 
 def _moves(
-    running: Running,
+    measure: Measure,
     outputs: Tensor,
     targets: Tensor,
-    perfect: Perfect,
+    ideal: Tensor,
     settings: CollectRecipe,
     seed: int,
     number: int,
@@ -161,18 +161,7 @@ def _moves(
     generator = generator_of(seed, number, 1)
     for turn in range(settings.moves):
         kind = (number * settings.moves + turn) % len(KINDS)
-        regime = _start(settings.regimes, generator) if KINDS[NAMES[kind]].anywhere else 0
-        start = change(settings.regimes[regime], outputs, perfect(outputs, targets), generator) if regime else outputs
-        step = KINDS[NAMES[kind]].step
-        way = direction(NAMES[kind], start, perfect(start, targets), generator)
-        stats, velocity, change_ = move(running.measure(regime), start, targets, way, step=step)
+        step = STEPS[KINDS[kind]]
+        way = direction(KINDS[kind], outputs, ideal, generator)
+        stats, velocity, change_ = move(measure, outputs, targets, way, step=step)
         yield kind, torch.cat([stats, step * velocity], 1), change_
-
-
-def _start(regimes: Sequence[str], generator: torch.Generator) -> int:
-    """The regime that a move from anywhere begins at: the first in half of the cases, else another by chance. Perfect
-    outputs have nowhere to go."""
-    others = [number for number, name in enumerate(regimes) if number and name != "perfect"]
-    if not others or torch.rand((), generator=generator) < 0.5:
-        return 0
-    return others[int(torch.randint(len(others), (), generator=generator))]

@@ -17,7 +17,7 @@ from surrogate.batches import generator_of, seed_of
 from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
 from surrogate.fidelity import fidelity, wrong_sign
-from surrogate.moves import CERTIFIED, NAMES
+from surrogate.moves import KINDS, SMALL
 from surrogate.objective import Asked, asked, objective
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
@@ -133,14 +133,14 @@ class Analytic(torch.nn.Module):
 def report(
     surrogate: torch.nn.Module, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows
 ) -> dict[str, Any]:
-    """Fidelity on held-out rows, over all and by regime, and the share of wrong signs: certified, and by kind."""
+    """Fidelity on held-out rows, over all and by regime, and the share of wrong signs: of small moves, and by kind."""
     predicted = surrogate(data.stats)
     by_regime = {}
     for number, name in enumerate(regimes):
         rows = heldout & (data.regime == number)
         by_regime[name] = fidelity(predicted[rows], data.value[rows], data.sample[rows])
     unseen = torch.isin(moved.sample, torch.unique(data.sample[heldout]))
-    certified = torch.isin(moved.regime, torch.tensor(CERTIFIED, dtype=moved.regime.dtype))
+    small = torch.isin(moved.regime, torch.tensor(SMALL, dtype=moved.regime.dtype))
     width = data.stats.shape[1]
 
     def signs(rows: Tensor) -> float | None:
@@ -149,9 +149,9 @@ def report(
 
     return {
         **fidelity(predicted[heldout], data.value[heldout], data.sample[heldout]),
-        "wrong_sign": signs(unseen & certified),
+        "wrong_sign": signs(unseen & small),
         "by_regime": by_regime,
-        "wrong_sign_by_move": {kind: signs(unseen & (moved.regime == n)) for n, kind in enumerate(NAMES)},
+        "wrong_sign_by_move": {kind: signs(unseen & (moved.regime == n)) for n, kind in enumerate(KINDS)},
     }
 
 

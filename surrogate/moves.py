@@ -7,54 +7,31 @@ along the move, and by how much the true loss changed after it.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from surrogate.protocols import Measure
 
+STEPS = {"towards": 0.05, "away": 0.05, "mend": 0.05, "reach": 1.0}
+"""Kinds of moves, and how long they are in units of the spread of the outputs: three are small, yet enough to tip some
+of the elements over; the certificate is about them.
 
-class Kind(NamedTuple):
-    """One kind of move."""
-
-    step: float = 0.05
-    """How long it is, in units of the spread of the outputs: small, yet enough to tip some of the elements over."""
-    back: bool = False
-    """Away from the perfect outputs instead of towards them."""
-    only: Literal["", "wrong", "right"] = ""
-    """Which elements may move; all of them when empty."""
-    anywhere: bool = False
-    """Begins at changed outputs too (see `surrogate.regimes`), and moves what is truly of a random half of the channels
-    alone."""
-
-
-KINDS = {
-    "towards": Kind(),
-    "away": Kind(back=True),
-    "mend": Kind(only="wrong"),
-    "reach": Kind(step=1.0, only="wrong"),
-    "gain": Kind(only="wrong", anywhere=True),
-    "lose": Kind(only="right", back=True, anywhere=True),
-}
-"""A random part of the elements, by random amounts, towards the perfect outputs; the same away from them; towards them
+A random part of the elements, by random amounts, towards the perfect outputs; the same away from them; towards them
 at the elements that are wrong alone, where a statistic of the errors cannot hide behind one of the successes. And the
 same far enough to mend what a small step does not: where nothing is right yet (a class without a hit), the metric is
 flat for a small step, and a surrogate that is right about that would never leave. So a row at the worst value is asked
 by long moves alone.
 
-The last two say what each error and each success is worth, also at values that the model has in no row today and will
-pass through: an element that one channel misses is a false alarm of another, and the two are told apart when not all of
-them move; nobody would learn that a success is worth keeping from moves where errors change as well.
-
 Not in isotropic random directions: what a metric makes of those is decided by which elements happen to tip over, and no
 soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; see `docs/log.md`).
 """
-NAMES = tuple(KINDS)
+KINDS = tuple(STEPS)
 LONG = 1.0
 """A step of this length is no small one."""
-CERTIFIED = tuple(n for n, kind in enumerate(KINDS.values()) if kind.step < LONG and not kind.anywhere)
-"""Places in NAMES of those that the certificate is about: small ones from where the model is."""
+SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < LONG)
+"""Places in KINDS."""
 
 
 class Move(NamedTuple):
@@ -79,17 +56,11 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     share = torch.rand(len(outputs), *[1] * (outputs.dim() - 1), generator=generator)
     chosen = torch.rand(places, generator=generator) < share
     amount = torch.where(chosen, torch.rand(places, generator=generator), 0.0).to(outputs)
-    channels = outputs.shape[1]
-    if KINDS[kind].only and channels > 1:
-        true = perfect.argmax(1, keepdim=True)
-        right = outputs.argmax(1, keepdim=True) == true
-        amount = amount * (right if KINDS[kind].only == "right" else ~right)
-        if KINDS[kind].anywhere:
-            half = torch.randperm(channels, generator=generator)[: (channels + 1) // 2]
-            amount = amount * torch.isin(true, half.to(true.device))
+    if kind in ("mend", "reach") and outputs.shape[1] > 1:
+        amount = amount * (outputs.argmax(1, keepdim=True) != perfect.argmax(1, keepdim=True))
     way = perfect - outputs
     towards = amount * way * (outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12))
-    return -towards if KINDS[kind].back else towards
+    return -towards if kind == "away" else towards
 
 
 def move(measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, step: float) -> Move:

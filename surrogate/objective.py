@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surrogate.approximator import Surrogate
-from surrogate.moves import NAMES
+from surrogate.moves import KINDS
 from surrogate.recipe import FitRecipe
 from surrogate.store import Rows
 
@@ -54,8 +54,8 @@ def asked(moved: Rows, known: Tensor) -> Asked:
     Most small moves change nothing, by chance: what tips over is one element or none. Where a kind is one-sided, as
     "towards" is for a metric that no mended element makes worse, those moves have its sign too.
     """
-    size, side = torch.ones(len(NAMES)), torch.zeros(len(NAMES))
-    for kind in range(len(NAMES)):
+    size, side = torch.ones(len(KINDS)), torch.zeros(len(KINDS))
+    for kind in range(len(KINDS)):
         change = moved.value[known & (moved.regime == kind)]
         if change.any():
             size[kind] = change.square().mean().sqrt()

@@ -98,7 +98,7 @@ class CollectRecipe(Section):
     value of the metric to show; with augmentation, rows are recorded where training will be."""
     regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away", "empty", "perfect")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
-    moves: int = Field(default=6, ge=0)
+    moves: int = Field(default=4, ge=0)
     """Feasible moves of the outputs recorded per batch, for the slope of the surrogate; the kinds take turns."""
     shard_rows: PositiveInt = 65536
 

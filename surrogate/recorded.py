@@ -9,7 +9,7 @@ from torch import nn
 
 from surrogate import collect as collecting
 from surrogate.errors import UsageError
-from surrogate.moves import NAMES
+from surrogate.moves import KINDS
 from surrogate.progress import Stage
 from surrogate.rundir import RunDir
 from surrogate.store import StatsStore, StoreSpec, StoreWriter
@@ -78,4 +78,4 @@ def _specs(work: Work) -> tuple[StoreSpec, StoreSpec]:
         regimes=work.recipe.collect.regimes,
         policies={**work.task.facts, **work.recipe.measure.options},
     )
-    return rows, dataclasses.replace(rows, columns=collecting.move_columns(work.measure), regimes=NAMES)
+    return rows, dataclasses.replace(rows, columns=collecting.move_columns(work.measure), regimes=KINDS)

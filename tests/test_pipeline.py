@@ -59,7 +59,7 @@ def test_fit_says_what_other_programs_rely_on(run, surrogate_cli):
     result = again.json
     assert {"run", "surrogate", "rows", "columns", "measure", "level", "fidelity"} <= result.keys()
     assert {"spearman", "kendall", "r2", "mae", "wrong_sign", "n_samples"} <= result["fidelity"].keys()
-    assert result["columns"] == ["tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean", "threat"]
+    assert result["columns"] == ["tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean"]
     assert (result["measure"], result["level"]) == ("iou", "batch")
     assert result["rows"] > 1000
     assert result["fidelity"]["spearman"] > 0.9

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from surrogate.batches import generator_of
 from surrogate.collect import Item, collect, move_columns, plan, sample_ids
 from surrogate.engine import Engine
-from surrogate.moves import KINDS, NAMES, direction, move
+from surrogate.moves import KINDS, STEPS, direction, move
 from surrogate.progress import Progress, Stage, finish
 from surrogate.protocols import Dataset, Measure
 from surrogate.recipe import CollectRecipe
@@ -100,7 +100,7 @@ class Collection:
             regimes=recipe.regimes,
             policies={},
         )
-        moved = dataclasses.replace(spec, columns=move_columns(measure), regimes=NAMES)
+        moved = dataclasses.replace(spec, columns=move_columns(measure), regimes=KINDS)
         return collect(
             self.engine,
             self.net(),
@@ -195,7 +195,7 @@ def test_a_move_of_each_sample_as_often_as_asked_for(collection: Collection, mea
         unmoved = rows.stats[rows.sample == sample][0]
         before = found.stats[found.sample == sample][:, :2]
         torch.testing.assert_close(before, unmoved.expand_as(before))
-    towards = found.regime == NAMES.index("towards")
+    towards = found.regime == KINDS.index("towards")
     assert (found.stats[towards, 2] >= 0).all()  # the probability of the truth rises
     assert (found.value[towards] <= 0).all()
     assert found.value.abs().max() < 0.5
@@ -211,8 +211,8 @@ def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
         generator = generator_of(4, number, 1)
         for _ in range(2):
             kind, turn = turn % len(KINDS), turn + 1
-            way = direction(NAMES[kind], outputs, collection.perfect(outputs, targets), generator)
-            step = KINDS[NAMES[kind]].step
+            way = direction(KINDS[kind], outputs, collection.perfect(outputs, targets), generator)
+            step = STEPS[KINDS[kind]]
             expected = move(measure, outputs, targets, way, step=step)
             defined = torch.tensor([index != 3 for index in indices])
             rows = slice(place, place := place + int(defined.sum()))
@@ -220,20 +220,6 @@ def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
             assert torch.equal(found.stats[rows], torch.cat([expected.stats, step * expected.velocity], 1)[defined])
             assert torch.equal(found.value[rows], expected.change[defined])
     assert place == len(found.value)
-
-
-def test_certified_moves_begin_where_the_model_is_and_others_at_changed_outputs_too(
-    collection: Collection, measure: Measure, tmp_path: Path
-) -> None:
-    finish(collection(tmp_path, measure, regimes=("model", "noisy", "perfect"), moves=len(NAMES), passes=8))
-    rows = StatsStore.open(tmp_path / "stats").read()
-    at_model = {int(s): rows.stats[i] for i, s in enumerate(rows.sample) if rows.regime[i] == 0}
-    found = StatsStore.open(tmp_path / "moves").read()
-    pairs = zip(found.stats, found.sample, strict=True)
-    from_model = torch.tensor([torch.allclose(stats[:2], at_model[int(sample)]) for stats, sample in pairs])
-    for number, kind in enumerate(KINDS.values()):
-        share = from_model[found.regime == number].double().mean()
-        assert 0.2 < share < 0.8 if kind.anywhere else share == 1.0
 
 
 def test_no_moves_are_recorded_where_none_are_asked_for(

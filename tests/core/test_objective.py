@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
-from surrogate.moves import NAMES
+from surrogate.moves import KINDS
 from surrogate.objective import Asked, asked, slope_errors
 from surrogate.store import Rows
 
@@ -15,7 +15,7 @@ from surrogate.store import Rows
 def moved(changes: dict[str, list[float]]) -> Rows:
     """Moves of one statistic, which always goes up by 1."""
     value = torch.tensor([change for kind in changes.values() for change in kind])
-    kind = torch.tensor([NAMES.index(name) for name, kind in changes.items() for _ in kind], dtype=torch.int16)
+    kind = torch.tensor([KINDS.index(name) for name, kind in changes.items() for _ in kind], dtype=torch.int16)
     return Rows(torch.tensor([[0.5, 1.0]]).repeat(len(value), 1), value, torch.arange(len(value)), kind)
 
 

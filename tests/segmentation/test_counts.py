@@ -29,9 +29,9 @@ def batch(seed: int, *, size=(3, 4, 5, 6), void: float = 0.2, dtype=torch.float3
 
 
 def brute_force(logits, labels, statistics):
-    """(B, C, 4) soft sums and threat by a loop over pixels, from the table in the docstring of `iou`."""
+    """(B, C, 3) soft sums by a loop over pixels, from the table in the docstring of `iou`."""
     b, c, h, w = logits.shape
-    sums = np.zeros((b, c, 4))
+    sums = np.zeros((b, c, 3))
     for n in range(b):
         for i in range(h):
             for j in range(w):
@@ -52,8 +52,6 @@ def brute_force(logits, labels, statistics):
                 else:
                     sums[n, a, 1] += weights[1]
                     sums[n, y, 2] += weights[2]
-                for k in set(range(c)) - {a, y}:
-                    sums[n, k, 3] += p[k]
     return sums
 
 
@@ -90,10 +88,9 @@ def test_statistics_against_a_loop_over_pixels(statistics, level, label_dtype):
     hard = counts(pixels(logits, labels, ignore_index=VOID), 4).numpy()
     if level == "batch":
         soft, hard = soft.sum(0), hard.sum(0)
-    (soft, threat), hard = np.split(soft.reshape(-1, 4), [3], 1), hard.reshape(-1, 3)
+    soft, hard = soft.reshape(-1, 3), hard.reshape(-1, 3)
     assert (hard.sum(1) > 0).all()
-    total = soft.sum(1, keepdims=True)
-    expected = np.concatenate([soft / total, soft / np.maximum(hard, 1), threat / (threat + total)], 1)
+    expected = np.concatenate([soft / soft.sum(1, keepdims=True), soft / np.maximum(hard, 1)], 1)
     np.testing.assert_allclose(stats.numpy(), expected, rtol=2e-5, atol=1e-6)
     metric = measure.metric(logits, labels)
     np.testing.assert_allclose(metric.numpy(), hard[:, 0] / hard.sum(1), rtol=1e-6)

@@ -19,8 +19,6 @@ from surrogate_segmentation.kernels import native, soft_counts
 from surrogate_segmentation.measures import iou
 
 VOID = 255
-SOFT = [0, 1, 2, 6]
-"""TP, FP, FN and threat: the sums with a gradient."""
 
 
 def _compiles():
@@ -51,8 +49,8 @@ def both(logits, labels, kernel):
     """Sums, and the gradient of a random mix of the soft ones."""
     logits = logits.detach().requires_grad_()
     sums = soft_counts(logits, labels, ignore_index=VOID, kernel=kernel)
-    weights = torch.randn(sums[..., SOFT].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (gradient,) = torch.autograd.grad((sums[..., SOFT] * weights).sum(), logits)
+    weights = torch.randn(sums[..., :3].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((sums[..., :3] * weights).sum(), logits)
     return sums.detach(), gradient
 
 
@@ -102,7 +100,7 @@ def test_strides_and_label_dtypes(kernel, label_dtype, layout):
 @pytest.mark.parametrize("right", [0.05, 0.95])
 def test_hard_counts_are_those_of_sklearn(kernel, right):
     logits, labels = batch(right=right)
-    found = soft_counts(logits, labels, ignore_index=VOID, kernel=kernel)[..., 3:6]
+    found = soft_counts(logits, labels, ignore_index=VOID, kernel=kernel)[..., 3:]
     for n in range(len(labels)):
         kept = labels[n] != VOID
         matrix = confusion_matrix(labels[n][kept], logits[n].argmax(0)[kept], labels=range(5))
@@ -115,7 +113,7 @@ def test_ties_go_to_the_first_class(kernel):
     logits = torch.randint(2, (1, 4, 30, 30), generator=torch.Generator().manual_seed(0)).float()
     labels = torch.randint(4, (1, 30, 30), generator=torch.Generator().manual_seed(1))
     found, expected = (both(logits, labels, name) for name in (kernel, "reference"))
-    assert torch.equal(found[0][..., 3:6], expected[0][..., 3:6])
+    assert torch.equal(found[0][..., 3:], expected[0][..., 3:])
     torch.testing.assert_close(found[1], expected[1])
 
 
@@ -146,7 +144,7 @@ def test_gradcheck_and_second_derivatives(kernel):
     logits.requires_grad_()
 
     def soft(x):
-        return soft_counts(x, labels, ignore_index=VOID, kernel=kernel)[..., SOFT]
+        return soft_counts(x, labels, ignore_index=VOID, kernel=kernel)[..., :3]
 
     assert torch.autograd.gradcheck(soft, logits)
     assert torch.autograd.gradgradcheck(soft, logits)
@@ -184,7 +182,7 @@ def test_the_bits_depend_on_the_image_alone(kernel):
 @each_kernel
 def test_opcheck(kernel):
     logits, labels = batch(size=(2, 3, 5, 7))
-    grad = torch.randn(2, 3, 7)
+    grad = torch.randn(2, 3, 6)
     torch.library.opcheck(kernels._forward, (logits.requires_grad_(), labels, VOID, kernel))
     torch.library.opcheck(kernels._backward, (grad, logits.detach(), labels, VOID, kernel))
 
@@ -197,10 +195,10 @@ def test_under_compile_in_one_graph(kernel):
     )
     x = logits.clone().requires_grad_()
     sums = graph(x)
-    (gradient,) = torch.autograd.grad(sums[..., SOFT].square().sum(), x)
+    (gradient,) = torch.autograd.grad(sums[..., :3].square().sum(), x)
     y = logits.clone().requires_grad_()
     plain = soft_counts(y, labels, ignore_index=VOID, kernel=kernel)
-    (expected,) = torch.autograd.grad(plain[..., SOFT].square().sum(), y)
+    (expected,) = torch.autograd.grad(plain[..., :3].square().sum(), y)
     assert torch.equal(sums, plain)
     assert torch.equal(gradient, expected)
 
@@ -238,7 +236,7 @@ def test_a_bad_label_that_nobody_looked_for_is_nan(kernel, label):
     labels[1, 2, 3] = label
     logits.requires_grad_()
     sums = kernels._forward(logits, labels, VOID, kernel)
-    (gradient,) = torch.autograd.grad(sums[..., SOFT].sum(), logits)
+    (gradient,) = torch.autograd.grad(sums[..., :3].sum(), logits)
     assert sums[1, :, :3].isnan().any()
     assert sums[0].isfinite().all()
     assert gradient[1, :, 2, 3].isnan().any()
@@ -313,7 +311,7 @@ def test_nothing_has_no_counts(kernel, size):
     logits = torch.zeros(size, requires_grad=True)
     sums = soft_counts(logits, torch.zeros(size[0], *size[2:]).long(), ignore_index=VOID, kernel=kernel)
     sums.sum().backward()
-    assert torch.equal(sums, torch.zeros(size[0], 3, 7))
+    assert torch.equal(sums, torch.zeros(size[0], 3, 6))
     assert logits.grad.shape == size
 
 
@@ -352,7 +350,7 @@ def test_triton_in_its_interpreter():
         logits[0, :, 0, :5] = 0.0
         labels = torch.randint(3, (2, 11, 13), generator=g)
         labels[torch.rand(2, 11, 13, generator=g) < 0.2] = 255
-        weights = torch.randn(2, 3, 7, generator=g)
+        weights = torch.randn(2, 3, 6, generator=g)
         def both(x, y, kernel):
             x = x.detach().requires_grad_()
             sums = soft_counts(x, y, ignore_index=255, kernel=kernel)
@@ -360,7 +358,7 @@ def test_triton_in_its_interpreter():
         expected = both(logits.double(), labels, "reference")
         for x in (logits, logits.to(memory_format=torch.channels_last), logits.mT.contiguous().mT):
             found = both(x, labels.to(torch.uint8), "triton")
-            assert torch.equal(found[0][..., 3:6].double(), expected[0][..., 3:6])
+            assert torch.equal(found[0][..., 3:].double(), expected[0][..., 3:])
             for a, b in zip(found, expected):
                 torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-5)
             assert (found[1].movedim(1, -1)[labels == 255] == 0).all()

@@ -126,7 +126,7 @@ def fidelity(
         regimes=recipe.collect.regimes,
         policies={},
     )
-    moved = dataclasses.replace(spec, columns=collect.move_columns(measure), regimes=moves.NAMES)
+    moved = dataclasses.replace(spec, columns=collect.move_columns(measure), regimes=moves.KINDS)
     writers = {
         name: StoreWriter(folder / name, of, shard_rows=65536) for name, of in (("rows", spec), ("moves", moved))
     }

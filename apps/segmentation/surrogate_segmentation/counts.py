@@ -4,8 +4,7 @@ Void pixels and absent classes are handled here and nowhere else. A void pixel (
 class that is neither predicted nor present has an empty union and is undefined.
 
 With a = argmax of the logits and y = label of a pixel: where a == y the pixel is a true positive of y; elsewhere it is
-a false positive of a and a false negative of y. Ties go to the first class, as in `torch.argmax`. Of the other classes
-it is a true negative, and what probability they have there is a threat: the pixels that they may take next.
+a false positive of a and a false negative of y. Ties go to the first class, as in `torch.argmax`.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics
         statistics: what the pixels weigh.
 
     Returns:
-        `(B, C, 7)` float64 for float64 logits, else float32: soft TP, FP, FN, differentiable in the logits, then hard
-        TP, FP, FN, in pixels, then the threat, differentiable.
+        `(B, C, 6)` float64 for float64 logits, else float32: soft TP, FP, FN, differentiable in the logits, then hard
+        TP, FP, FN, in pixels.
     """
     px = pixels(logits, labels, ignore_index=ignore_index)
     if statistics == "hinge":
@@ -95,14 +94,7 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics
         fp, tp = class_probabilities(logits, px)
         fn = tp if statistics == "literal" else 1.0 - tp
     soft = counts(px, logits.shape[1], tp=tp, fp=fp, fn=fn)
-    return torch.cat([soft, counts(px, logits.shape[1]).to(soft.dtype), threat(logits, px).unsqueeze(-1)], -1)
-
-
-def threat(logits: Tensor, px: Pixels) -> Tensor:
-    """`(B, C)` probability of each class, summed over the pixels that are neither of it nor predicted as it."""
-    others = (px.correct | px.wrong).unsqueeze(1).repeat(1, logits.shape[1], 1)
-    others.scatter_(1, px.label.unsqueeze(1), False).scatter_(1, px.predicted.unsqueeze(1), False)
-    return torch.where(others, _wide(logits).softmax(1).flatten(2), 0.0).sum(2)
+    return torch.cat([soft, counts(px, logits.shape[1]).to(soft.dtype)], -1)
 
 
 def check_classes(logits: Tensor, num_classes: int) -> None:

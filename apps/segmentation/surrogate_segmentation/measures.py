@@ -14,12 +14,9 @@ from surrogate_segmentation import counts, kernels
 from surrogate_segmentation.counts import Statistics
 from surrogate_segmentation.kernels import Kernel
 
-PAPER = ("tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean")
+COLUMNS = ("tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean")
 """Three sums, as shares of their total, and the three means of the same pixels (the paper's six inputs)."""
-COLUMNS = (*PAPER, "threat")
-"""And the threat of `counts`, against that total. Without it nothing tells beforehand which class gets the pixels that
-another loses, and a fit finds that right pixels are hardly worth keeping (docs/log.md)."""
-DIRECTIONS = (-1, 1, 1, -1, 1, 1, 1)
+DIRECTIONS = (-1, 1, 1, -1, 1, 1)
 """How the loss goes with them when a pixel moves towards the truth."""
 
 
@@ -45,9 +42,7 @@ def iou(
 
     "literal" is Eq. 2 as printed and **destroys the model**: see `docs/gradient-sign.md`.
 
-    The sums are given as shares of TP + FP + FN: IoU does not depend on the size of the image, so neither do they. The
-    threat of class k, the sum of P(k) over the pixels that are neither of it nor predicted as it, is the share
-    threat / (threat + TP + FP + FN).
+    The sums are given as shares of TP + FP + FN: IoU does not depend on the size of the image, so neither do they.
 
     `kernel` says by what one-vs-rest statistics are computed, see `kernels.soft_counts`; "reference" is plain torch.
     The numbers are the same to rounding.
@@ -70,24 +65,23 @@ def iou(
         additive,
         COLUMNS,
         level=level,
-        version=3 if statistics == "hinge" else 2,
+        version=2 if statistics == "hinge" else 1,
         analytic=lambda stats: stats[:, 0],
         directions=DIRECTIONS,
     )
 
 
 def iou_of(sums: Tensor) -> Tensor:
-    """`(R, 7)` sums of `soft_counts` to `(R,)` TP / (TP + FP + FN) of the hard ones; an empty union is 0 / 0: NaN."""
-    hard = sums[:, 3:6]
+    """`(R, 6)` sums of `soft_counts` to `(R,)` TP / (TP + FP + FN) of the hard ones; an empty union is 0 / 0: NaN."""
+    hard = sums[:, 3:]
     return hard[:, 0] / hard.sum(1)
 
 
 def columns_of(sums: Tensor) -> Tensor:
-    """`(R, 7)` sums of `soft_counts` to the `(R, 7)` statistics."""
-    soft, hard, threat = sums[:, :3], sums[:, 3:6], sums[:, 6:]
+    """`(R, 6)` sums of `soft_counts` to the `(R, 6)` statistics."""
+    soft, hard = sums[:, :3], sums[:, 3:]
     total = torch.where(hard.sum(1, keepdim=True) > 0, soft.sum(1, keepdim=True), 1.0)
-    total = total.clamp_min(1e-12)
-    return torch.cat([soft / total, soft / hard.clamp_min(1.0), threat / (threat + total)], 1)
+    return torch.cat([soft / total.clamp_min(1e-12), soft / hard.clamp_min(1.0)], 1)
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:

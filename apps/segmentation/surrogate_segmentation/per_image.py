@@ -39,7 +39,7 @@ def image_iou(*, num_classes: int, ignore_index: int) -> Measure:
     class stays lost too (docs/log.md). The mean of the rows weighs an image by the number of its classes; the reported
     number is the mean of the images' means.
     """
-    return replace(iou(num_classes=num_classes, ignore_index=ignore_index, level="sample"), version=3)
+    return replace(iou(num_classes=num_classes, ignore_index=ignore_index, level="sample"), version=2)
 
 
 def worst_quartile_iou(*, num_classes: int, ignore_index: int) -> Measure:
@@ -52,28 +52,26 @@ def worst_quartile_iou(*, num_classes: int, ignore_index: int) -> Measure:
     """
 
     def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        values = mean_iou(_counted(outputs, targets, num_classes, ignore_index)[..., 3:6])
+        values = mean_iou(_counted(outputs, targets, num_classes, ignore_index)[..., 3:])
         return _mean_of(values.unsqueeze(1), worst_quarter(values)).squeeze(1)
 
     def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
         sums = _counted(outputs, targets, num_classes, ignore_index)
-        return _mean_of(_image_columns(sums), worst_quarter(mean_iou(sums[..., 3:6].detach())))
+        return _mean_of(_image_columns(sums), worst_quarter(mean_iou(sums[..., 3:].detach())))
 
-    return Measure(
-        metric, stats, COLUMNS, level="batch", version=2, analytic=lambda rows: rows[:, 0], directions=DIRECTIONS
-    )
+    return Measure(metric, stats, COLUMNS, level="batch", analytic=lambda rows: rows[:, 0], directions=DIRECTIONS)
 
 
 def _counted(outputs: Tensor, targets: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """`(B, C, 7)` sums of `soft_counts`."""
+    """`(B, C, 6)` soft and hard counts."""
     check_classes(outputs, num_classes)
     return soft_counts(outputs, targets, ignore_index=ignore_index)
 
 
 def _image_columns(sums: Tensor) -> Tensor:
-    """`(B, C, 7)` to `(B, 7)`: means of the columns of IoU over the classes with a pixel; 0 without one."""
+    """`(B, C, 6)` to `(B, 6)`: means of the columns of IoU over the classes with a pixel; 0 without one."""
     columns = columns_of(sums.flatten(0, 1)).view(len(sums), -1, len(COLUMNS))
-    defined = (sums[..., 3:6].sum(-1) > 0).unsqueeze(-1)
+    defined = (sums[..., 3:].sum(-1) > 0).unsqueeze(-1)
     return torch.where(defined, columns, 0.0).sum(1) / defined.sum(1).clamp_min(1)
 
 

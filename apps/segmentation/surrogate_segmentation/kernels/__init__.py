@@ -2,14 +2,12 @@
 
 Per pixel, with logits x, label y, m = max x, a its class (the first of equals), r = sum over k != a of exp(x_k - m):
 
-    s = 1 + r,  p_k = exp(x_k - m) / s
+    s = 1 + r,  p_a = 1 / s,  p_y = exp(x_y - m) / s
     a == y:  TP[y] += p_a                a != y:  FP[a] += p_a,  FN[y] += 1 - p_y         void: nothing
-    threat[k] += p_k  for k != a, k != y
 
-    backward, with g the gradient of (TP, FP, FN, threat):
-    a == y:  u = g_TP[y] p_a,  v = 0     a != y:  u = g_FP[a] p_a,  v = g_FN[y] p_y       void: all 0
-    q_k = g_threat[k]  for k != a, k != y, else 0;  w = sum of q_k p_k
-    dx_k = (v - u - w + q_k) p_k  for k != a;  dx_a = u r / s + (v - w) / s;  then dx_y -= v
+    backward, with g the gradient of (TP, FP, FN):
+    a == y:  u = g_TP[y] p_a,  v = 0     a != y:  u = g_FP[a] p_a,  v = g_FN[y] p_y       void: u = v = 0
+    dx_k = (v - u) p_k  for k != a;  dx_a = u r / s + v / s;  then dx_y -= v
 
 Only logits and labels are kept for the backward pass. r / s is 1 - p_a without its cancellation: a confident pixel
 keeps its gradient. Each kernel gives the same bits for any split of the batch and any number of threads. A label
@@ -41,7 +39,7 @@ _DEVICES = ("cpu", "cuda") if find_spec("triton") else ("cpu",)
 
 
 def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Kernel = "auto") -> Tensor:
-    """As `counts.soft_counts` one-vs-rest: `(B, C, 7)` soft TP, FP, FN, hard TP, FP, FN, and the threat.
+    """As `counts.soft_counts` one-vs-rest: `(B, C, 6)` soft TP, FP, FN and hard TP, FP, FN.
 
     Args:
         logits: `(B, C, H, W)` floats of any strides.
@@ -106,7 +104,7 @@ def _backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int, k
 @_forward.register_fake
 def _(logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:  # noqa: ARG001
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    return logits.new_empty(logits.shape[0], logits.shape[1], 7, dtype=dtype)
+    return logits.new_empty(logits.shape[0], logits.shape[1], 6, dtype=dtype)
 
 
 @_backward.register_fake

@@ -116,13 +116,7 @@ static float *rows(const Shape *s) {
     return calloc((s->classes + 1) * BLOCK, sizeof(float));
 }
 
-/* 1 / (1 + r), the probability of the predicted class, at the LANES pixels from i on; 0 at void ones. */
-static inline Floats scale_at(const Shape *s, const int32_t *a, const float *r, int i) {
-    Ints valid = *(const Ints *)(a + i) != (int32_t)s->classes;
-    return (Floats)((Ints)(1.0f / (1.0f + *(const Floats *)(r + i))) & valid);
-}
-
-/* Each tile of each image adds up its (C + 1, 7) sums in its own part of `sums`, all 0 before: who does which tile does
+/* Each tile of each image adds up its (C + 1, 6) sums in its own part of `sums`, all 0 before: who does which tile does
  * not show. The threads are those of torch, whose OpenMP is in the process already. Returns how many had no memory. */
 int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t images, int threads) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
@@ -133,7 +127,6 @@ int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t 
         float r[BLOCK], p_a[BLOCK], lost[BLOCK], *e = rows(s);
         int64_t size = (s->classes + 1) * 3;
         Pair *bank = malloc(BANKS * size * sizeof(Pair));
-        memset(a, 0, sizeof a), memset(label, 0, sizeof label), memset(r, 0, sizeof r);
         failed += !e || !bank;
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < images * tiles; t++) {
@@ -155,20 +148,9 @@ int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t 
                     sum[at_a[i]] += (Pair){p_a[i], 1.0};
                     sum[at_y[i]] += (Pair){lost[i], 1.0};
                 }
-                for (int i = n; i % LANES; i++) a[i] = (int32_t)s->classes; /* behind the last pixel: as void */
-                for (int32_t k = 0; k < s->classes; k++) {
-                    Floats threat = {0};
-                    for (int i = 0; i < n; i += LANES) {
-                        Ints own = (*(Ints *)(a + i) == k) | (*(Ints *)(label + i) == k);
-                        Floats p = *(Floats *)(e + k * BLOCK + i) * scale_at(s, a, r, i);
-                        threat += (Floats)((Ints)p & ~own);
-                    }
-                    double *sum = sums + (t * (s->classes + 1) + k) * 7 + 6;
-                    for (int lane = 0; lane < LANES; lane++) *sum += threat[lane];
-                }
             }
             for (int64_t k = 0; k < BANKS * size; k++) {
-                double *sum = sums + (t * (s->classes + 1) + k % size / 3) * 7 + k % 3;
+                double *sum = sums + t * 2 * size + k % size / 3 * 6 + k % 3;
                 sum[0] += bank[k][0], sum[3] += bank[k][1];
             }
         }
@@ -177,7 +159,7 @@ int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t 
     return failed;
 }
 
-/* The gradient of the logits from that of the sums, dense (B, C + 1, 7), 0 for void. */
+/* The gradient of the logits from that of the sums, dense (B, C + 1, 6), 0 for void. */
 int backward(const Shape *s, const void *x, const void *y, const float *grad, void *dx, int64_t images, int threads) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
     int failed = 0;
@@ -190,7 +172,7 @@ int backward(const Shape *s, const void *x, const void *y, const float *grad, vo
         for (int64_t t = 0; t < images * tiles; t++) {
             if (!e) continue;
             int64_t image = t / tiles;
-            const float *g = grad + image * (s->classes + 1) * 7;
+            const float *g = grad + image * (s->classes + 1) * 6;
             int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
             for (; first < last; first += BLOCK) {
                 int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
@@ -198,25 +180,17 @@ int backward(const Shape *s, const void *x, const void *y, const float *grad, vo
                 for (int i = 0; i < n; i++) {
                     int missed = a[i] != label[i];
                     float p_a = 1.0f / (1.0f + r[i]), p_y = e[label[i] * BLOCK + i] * p_a;
-                    float u = g[a[i] * 7 + missed] * p_a, v = missed ? g[label[i] * 7 + 2] * p_y : 0.0f;
+                    float u = g[a[i] * 6 + missed] * p_a, v = missed ? g[label[i] * 6 + 2] * p_y : 0.0f;
                     at_others[i] = (v - u) * p_a;
                     at_a[i] = (u * r[i] + v) * p_a;
                     at_y[i] = v;
                 }
                 for (int i = 0; i < n; i += LANES) {
                     Ints predicted = *(Ints *)(a + i), true_ = *(Ints *)(label + i);
-                    Floats p_a = scale_at(s, a, r, i), w = {0};
-                    for (int32_t k = 0; k < s->classes; k++) {
-                        Floats threat = *(Floats *)(e + k * BLOCK + i) * g[k * 7 + 6];
-                        w += (Floats)((Ints)threat & ~((predicted == k) | (true_ == k)));
-                    }
-                    w *= p_a;
-                    Floats to_a = *(Floats *)(at_a + i) - w * p_a, to_y = *(Floats *)(at_y + i);
-                    Floats to_others = *(Floats *)(at_others + i) - w * p_a;
+                    Floats to_a = *(Floats *)(at_a + i), to_y = *(Floats *)(at_y + i), to_others = *(Floats *)(at_others + i);
                     for (int32_t k = 0; k < s->classes; k++) {
                         Floats *row = (Floats *)(e + k * BLOCK + i);
-                        Floats own = (Floats)((Ints)(p_a * g[k * 7 + 6]) & ~(true_ == k));
-                        *row = pick(predicted == k, to_a, *row * (to_others + own)) - pick(true_ == k, to_y, (Floats){0});
+                        *row = pick(predicted == k, to_a, *row * to_others) - pick(true_ == k, to_y, (Floats){0});
                     }
                 }
                 for (int64_t k = 0; k < s->classes; k++) {

@@ -42,18 +42,18 @@ class Shape(ctypes.Structure):
 
 
 def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`(B, C, 7)` sums: fp64, pixel by pixel in a tile (the threat by vectors), then tile by tile."""
+    """`(B, C, 6)` sums: fp64, pixel by pixel in a tile, then tile by tile."""
     if logits.dtype not in _DTYPES:
         return tiled.forward(logits, labels, ignore_index)
     logits, labels = tiled.dense(logits), _dense(labels)
     shape, tiles = _shape(logits, labels, ignore_index)
-    sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 7, dtype=torch.float64)
+    sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 6, dtype=torch.float64)
     _call(library().forward, shape, (logits, labels, sums), len(logits))
     return sums.cumsum(1)[:, -1, :-1].float()  # sum(1) may add in another order when there are more threads
 
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 7)`."""
+    """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
     if logits.dtype not in _DTYPES:
         return tiled.backward(grad, logits, labels, ignore_index)
     strided, labels = tiled.dense(logits), _dense(labels)

@@ -38,14 +38,13 @@ class Tile(NamedTuple):
 
 
 def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`(B, C, 7)` sums. Pixels are added one by one in fp64, in the order of the image: no tile or thread shows."""
+    """`(B, C, 6)` sums. Pixels are added one by one in fp64, in the order of the image: no tile or thread shows."""
     classes = logits.shape[1]
     dtype = torch.promote_types(logits.dtype, torch.float32)
     found = []
     for x, y in zip(dense(logits).flatten(2), labels.flatten(1), strict=True):
         bins = torch.empty(2, len(y), dtype=torch.int64)  # TP, FP and FN of each class, and one bin that is thrown away
         weights = torch.empty(2, len(y), dtype=torch.float64)
-        threat = torch.zeros(classes, dtype=torch.float64)
         for tile in _tiles(x, y, ignore_index):
             s = tile.r + 1
             missed = torch.where(tile.hit, tile.predicted, tile.predicted + classes)
@@ -53,18 +52,17 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
             bins[1, tile.pixels] = torch.where(tile.valid & ~tile.hit, tile.label + 2 * classes, 3 * classes)
             weights[0, tile.pixels] = s.reciprocal()
             weights[1, tile.pixels] = 1 - tile.e_y / s
-            threat += (_rivals(tile) * torch.where(tile.valid, 1 / s, 0)).sum(1, dtype=torch.float64)
         bins, weights = bins.flatten(), weights.flatten()
         pair = (
             torch.bincount(bins, weights, minlength=3 * classes + 1).to(dtype),
             torch.bincount(bins, minlength=3 * classes + 1).to(dtype),
         )
-        found.append(torch.cat([*(sums[:-1].view(3, classes) for sums in pair), threat.to(dtype)[None]]).T)
+        found.append(torch.cat([sums[:-1].view(3, classes) for sums in pair]).T)
     return torch.stack(found)
 
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 7)`."""
+    """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
     strided = dense(logits)
     result = torch.empty_like(strided)
     for g, x, y, dx in zip(grad, strided.flatten(2), labels.flatten(1), result.flatten(2), strict=True):
@@ -74,13 +72,10 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
             zero = s.new_zeros(())
             u = torch.where(tile.hit, g_tp[tile.label], g_fp[tile.predicted]) / s
             v = torch.where(tile.hit, zero, g_fn[tile.label] * tile.e_y / s)
-            threat = _rivals(tile).mul_(g[:, 6:])
-            w = threat.sum(0) / s
-            u, v, w = (torch.where(tile.valid, x, zero) for x in (u, v, w))
+            u, v = torch.where(tile.valid, u, zero), torch.where(tile.valid, v, zero)
             part = dx[:, tile.pixels] if dx.dtype == s.dtype else tile.others
-            torch.mul(tile.others, (v - u - w) / s, out=part)
-            part.addcmul_(threat, torch.where(tile.valid, 1 / s, zero))
-            part.scatter_(0, tile.predicted[None], ((u * tile.r + v - w) / s)[None])
+            torch.mul(tile.others, (v - u) / s, out=part)
+            part.scatter_(0, tile.predicted[None], ((u * tile.r + v) / s)[None])
             part.scatter_add_(0, tile.label[None], -v[None])
             if dx.dtype != s.dtype:
                 dx[:, tile.pixels] = part
@@ -121,11 +116,6 @@ def _tile(pixels: slice, x: Tensor, y: Tensor, ignore_index: int, e: Tensor) -> 
     e.scatter_add_(0, predicted[None], e.new_full((1, len(y)), -1))  # 1 - 1 = 0, unless it is NaN
     r = e.sum(0).masked_fill_(bad, torch.nan)
     return Tile(pixels, known, valid, predicted, hit, e, r, e_y)
-
-
-def _rivals(tile: Tile) -> Tensor:
-    """`(C, n)` exp(x - m) of the classes that are neither predicted nor true, 0 at the others: a new tensor."""
-    return tile.others.scatter(0, tile.label[None], 0.0)
 
 
 def _first_highest(x: Tensor, top: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The CUDA kernel: two launches forward, one backward. The formulas are in `__init__.py`.
 
 A program takes BLOCK neighbouring pixels, once for the highest logit and once for the exponentials: the second read
-comes from the cache. Sums go by class without atomics: a program writes the (C, 7) sums of its own tile, a second
+comes from the cache. Sums go by class without atomics: a program writes the (C, 6) sums of its own tile, a second
 launch adds the tiles up in fp64, in their order. So the bits depend on nothing but the image.
 """
 
@@ -17,13 +17,13 @@ BLOCK = 128
 
 
 def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`(B, C, 7)` sums."""
+    """`(B, C, 6)` sums."""
     batch, classes, _, width = logits.shape
     pixels = labels[0].numel()
     tiles = triton.cdiv(pixels, BLOCK)
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    parts = torch.empty(batch, tiles, classes, 7, dtype=dtype, device=logits.device)
-    sums = torch.empty(batch, classes, 7, dtype=dtype, device=logits.device)
+    parts = torch.empty(batch, tiles, classes, 6, dtype=dtype, device=logits.device)
+    sums = torch.empty(batch, classes, 6, dtype=dtype, device=logits.device)
     with torch.cuda.device_of(logits):  # a launch goes to the current device, wherever its tensors are
         _tiles[(batch, tiles)](
             logits, labels, parts, *logits.stride(), *labels.stride(), classes, pixels, width, ignore_index, BLOCK=BLOCK
@@ -33,7 +33,7 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 7)`."""
+    """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
     batch, classes, _, width = logits.shape
     pixels = labels[0].numel()
     result = torch.empty_like(logits)
@@ -74,34 +74,32 @@ def _tiles(x, y, parts, x_b, x_c, x_h, x_w, y_b, y_h, y_w, classes, pixels, widt
     wide: tl.constexpr = parts.dtype.element_ty
     at = tile * BLOCK + tl.arange(0, BLOCK)
     known, row, column = at < pixels, at // width, at % width
-    x += image * x_b + row * x_h + column * x_w
-    m, a, r, label, e_y, valid = _pixel(
-        x, y + image * y_b + row * y_h + column * y_w, classes, x_c, known, ignore_index, wide, BLOCK
-    )
+    _, a, r, label, e_y, valid = _pixel(
+        x + image * x_b + row * x_h + column * x_w, y + image * y_b + row * y_h + column * y_w,
+        classes, x_c, known, ignore_index, wide, BLOCK,
+    )  # fmt: skip
     p_a = 1.0 / (1.0 + r)
     hit = a == label
-    part = parts + (image * tl.num_programs(1) + tile) * classes * 7
+    part = parts + (image * tl.num_programs(1) + tile) * classes * 6
     for k in range(classes):
         tp, fp, fn = valid & hit & (label == k), valid & (hit == 0) & (a == k), valid & (hit == 0) & (label == k)
-        tl.store(part + k * 7, tl.sum(tl.where(tp, p_a, 0.0)))
-        tl.store(part + k * 7 + 1, tl.sum(tl.where(fp, p_a, 0.0)))
-        tl.store(part + k * 7 + 2, tl.sum(tl.where(fn, 1.0 - e_y * p_a, 0.0)))
-        tl.store(part + k * 7 + 3, tl.sum(tp.to(wide)))
-        tl.store(part + k * 7 + 4, tl.sum(fp.to(wide)))
-        tl.store(part + k * 7 + 5, tl.sum(fn.to(wide)))
-        e = tl.exp(tl.load(x + k * x_c, mask=known, other=0.0).to(wide) - m)
-        tl.store(part + k * 7 + 6, tl.sum(tl.where(valid & (a != k) & (label != k), e * p_a, 0.0)))
+        tl.store(part + k * 6, tl.sum(tl.where(tp, p_a, 0.0)))
+        tl.store(part + k * 6 + 1, tl.sum(tl.where(fp, p_a, 0.0)))
+        tl.store(part + k * 6 + 2, tl.sum(tl.where(fn, 1.0 - e_y * p_a, 0.0)))
+        tl.store(part + k * 6 + 3, tl.sum(tp.to(wide)))
+        tl.store(part + k * 6 + 4, tl.sum(fp.to(wide)))
+        tl.store(part + k * 6 + 5, tl.sum(fn.to(wide)))
 
 
 @triton.jit
 def _add(parts, sums, classes, tiles):
-    """One class of one image; 8 columns hold the 7 sums."""
+    """One class of one image; 8 columns hold the 6 sums."""
     image, k, column = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, 8)
     total = tl.zeros((8,), tl.float64)
     for tile in range(tiles):
-        at = ((image * tiles + tile) * classes + k) * 7 + column
-        total += tl.load(parts + at, mask=column < 7, other=0.0).to(tl.float64)
-    tl.store(sums + (image * classes + k) * 7 + column, total.to(sums.dtype.element_ty), mask=column < 7)
+        at = ((image * tiles + tile) * classes + k) * 6 + column
+        total += tl.load(parts + at, mask=column < 6, other=0.0).to(tl.float64)
+    tl.store(sums + (image * classes + k) * 6 + column, total.to(sums.dtype.element_ty), mask=column < 6)
 
 
 @triton.jit
@@ -119,15 +117,10 @@ def _gradient(
         x, y + image * y_b + row * y_h + column * y_w, classes, x_c, known, ignore_index, wide, BLOCK
     )
     s, hit = 1.0 + r, a == label
-    g = grad + image * classes * 7
-    u = tl.load(g + tl.where(hit, label * 7, a * 7 + 1)) / s
-    v = tl.where(hit, 0.0, tl.load(g + label * 7 + 2) * e_y / s)
-    w = tl.zeros((BLOCK,), wide)
+    g = grad + image * classes * 6
+    u = tl.load(g + tl.where(hit, label * 6, a * 6 + 1)) / s
+    v = tl.where(hit, 0.0, tl.load(g + label * 6 + 2) * e_y / s)
     for k in range(classes):
         e = tl.exp(tl.load(x + k * x_c, mask=known, other=0.0).to(wide) - m)
-        w += tl.where((a == k) | (label == k), 0.0, e * tl.load(g + k * 7 + 6) / s)
-    for k in range(classes):
-        e = tl.exp(tl.load(x + k * x_c, mask=known, other=0.0).to(wide) - m)
-        q = tl.where(label == k, 0.0, tl.load(g + k * 7 + 6))
-        d = tl.where(a == k, (u * r + v - w) / s, e * (v - u - w + q) / s) - tl.where(label == k, v, 0.0)
+        d = tl.where(a == k, (u * r + v) / s, e * (v - u) / s) - tl.where(label == k, v, 0.0)
         tl.store(dx + k * d_c, tl.where(valid, d, 0.0).to(dx.dtype.element_ty), mask=known)
