@@ -101,8 +101,6 @@ def finetune(
             save_weights(best, model)
             message = f"{stage} start: val {select.key} {_shown(notes['best'][select.key])}"
             yield Progress(stage, 0, settings.epochs, message=message)
-            if adapt is not None:
-                yield from adapt(0, model, notes["best"])
     while notes["epoch"] < settings.epochs:
         epoch = notes["epoch"] + 1
         mean = yield from _epoch(engine, model, loss, train, optimizer, settings, seed, epoch, stage)

@@ -48,14 +48,14 @@ class Refresh:
         self._collect, self._opened, self._fit, self._scores = collect, opened, fit, scores
 
     def __call__(self, epoch: int, model: nn.Module, scores: dict[str, Any]) -> Stage[None]:
-        """Fits again when it is time, or when the surrogate has drifted; epoch 0 is the start.
+        """Fits again when it is time, or when the surrogate has drifted.
 
         Raises:
             DivergedError: it has drifted and is not to be fitted again, or still does not follow.
         """
         settings = self._settings
         gone = drifted(scores[KEY], least=settings.min_spearman)
-        due = isinstance(settings.refresh, int) and epoch > 0 and epoch % settings.refresh == 0
+        due = isinstance(settings.refresh, int) and epoch % settings.refresh == 0
         if epoch == settings.epochs or not (gone or due):
             return
         if gone and settings.refresh == "never":
@@ -93,9 +93,8 @@ class Refresh:
         )
 
     def _told(self, epoch: int, scores: dict[str, Any], fix: str) -> str:
-        when = f"any more in epoch {epoch}" if epoch else "at the start"
         return (
-            f"finetune: the surrogate does not follow its metric {when} (Spearman "
+            f"finetune: the surrogate does not follow its metric any more in epoch {epoch} (Spearman "
             f"{scores[KEY]['spearman']:.3f} on val, finetune.min_spearman is {self._settings.min_spearman}); "
             f"kept: {self._folder / 'model.safetensors'}; {fix}"
         )

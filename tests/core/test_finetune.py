@@ -181,17 +181,6 @@ def test_without_its_start_one_of_the_epochs_is_the_best(
     assert found["validation"] == {"score": scores[epoch - 1]}
 
 
-def test_what_adapts_is_asked_at_the_start_and_after_every_epoch(run: Run) -> None:
-    asked = []
-
-    def adapt(epoch: int, _model: nn.Module, scores: dict[str, Any]) -> Stage[None]:
-        asked.append((epoch, scores["score"]))
-        yield Progress("adapt", 1, 1)
-
-    finish(run(scripted(0.1, 0.2, 0.3, 0.4), adapt=adapt))
-    assert asked == [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)]
-
-
 def test_progress_counts_steps_and_tells_of_epochs(run: Run) -> None:
     seen = list(run(scripted(0.1, 0.25, None, 0.3)))
     steps = [p for p in seen if p.stage.startswith("finetune epoch")]
