@@ -52,6 +52,7 @@ class Refresh:
 
         Raises:
             DivergedError: it has drifted and is not to be fitted again, or still does not follow.
+            UsageError: the rounds before, left by an interrupted run, are of another measure.
         """
         settings = self._settings
         gone = drifted(scores[KEY], least=settings.min_spearman)

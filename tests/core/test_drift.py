@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
 from surrogate.drift import KEY, Agreement, drifted
-from surrogate.errors import DivergedError
+from surrogate.errors import DivergedError, UsageError
 from surrogate.progress import Progress, Stage, finish
 from surrogate.protocols import Measure
 from surrogate.recipe import FinetuneRecipe
@@ -77,6 +77,7 @@ class Fitted:
 
     def __init__(self, folder: Path, measure: Measure, surrogate: Surrogate, after: dict[str, Any], **settings: Any):
         self.calls: list[str] = []
+        self.foreign: Path | None = None
         self.after = after
         recipe = FinetuneRecipe.model_validate({"epochs": 4, **settings})
         self.refresh = Refresh(
@@ -86,7 +87,7 @@ class Fitted:
             folder,
             stores=None,
             collect=self.collect,
-            opened=lambda stats, moved: (StatsStore.open(stats), StatsStore.open(moved)),
+            opened=self.opened,
             fit=self.fit,
             scores=self.scores,
         )
@@ -96,6 +97,11 @@ class Fitted:
         for folder in (stats, moved):
             StoreWriter(folder, SPEC).close()
         yield Progress("collect", 1, 1)
+
+    def opened(self, stats: Path, moved: Path) -> tuple[StatsStore, StatsStore]:
+        if stats.parent == self.foreign:
+            raise UsageError(f"{stats}: hold statistics of another measure")
+        return StatsStore.open(stats), StatsStore.open(moved)
 
     def fit(self, rows: list[Any], moves: list[Any], _state: Path) -> Stage[tuple[nn.Module, dict[str, Any]]]:
         self.calls.append(f"fit {len(rows)}")
@@ -127,6 +133,15 @@ def test_one_that_drifted_is_fitted_again_with_the_rows_of_before(
     made(2, GONE)
     assert made.calls == ["collect", "fit 1", "collect", "fit 2"]
     assert surrogate.layers[0].weight.eq(7.0).all()
+
+
+def test_rounds_of_something_else_are_not_fitted_to(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:
+    made = Fitted(tmp_path, measure, surrogate, FINE)
+    made(1, GONE)
+    made.foreign = tmp_path / "refresh" / "1"
+    with pytest.raises(UsageError, match="another measure"):
+        made(2, GONE)
+    assert made.calls == ["collect", "fit 1", "collect"]
 
 
 def test_every_second_epoch(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:
