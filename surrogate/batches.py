@@ -47,6 +47,19 @@ def chunks(items: Sequence[int], size: int) -> list[list[int]]:
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
+def steps(items: Sequence[int], size: int) -> list[list[int]]:
+    """`chunks` to train on: a last one of a single item joins the one before, for batch norm cannot train on it.
+
+    >>> steps([5, 6, 7], 2)
+    [[5, 6, 7]]
+    """
+    plan = chunks(items, size)
+    if size > 1 and len(plan) > 1 and len(plan[-1]) == 1:
+        last = plan.pop()
+        plan[-1] += last
+    return plan
+
+
 def load_batches(dataset: Dataset, batches: Sequence[Sequence[int]], *, augment: Sequence[int] = ()) -> Iterator[Batch]:
     """Stacked inputs and targets of the given sample numbers, read ahead by threads, in order.
 

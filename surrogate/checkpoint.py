@@ -54,6 +54,8 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Puts saved weights into the model; raises `DataError` when they are missing, damaged or of another model."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; make it with `surrogate train`, or name other weights by --weights")
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:

@@ -186,6 +186,13 @@ def _start(seed: int, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"seed": seed, "val": {}, "test": {}}
 
 
+_REPORTED = {
+    "test": "test unless val",
+    "val": "all of val (the data has no test split; checkpoints and learning rates are chosen by val too)",
+}
+"""How the split of the reported numbers is told."""
+
+
 def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dict[str, Any]]) -> dict[str, Any]:
     settings = work.recipe.finetune
     for row in rows:
@@ -198,7 +205,7 @@ def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dic
         row["mean"] = {name: statistics.fmean(values) for name, values in numbers.items()}
         row["sd"] = {name: statistics.stdev(values) for name, values in numbers.items() if len(values) > 1}
     return {
-        "spec": f"{work.spec}; test unless val; mean over seeds, sample standard deviation",
+        "spec": f"{work.spec}; {_REPORTED[work.test_split]}; mean over seeds, sample standard deviation",
         "headline": work.selection().key,
         "higher_is_better": work.measure.higher_is_better,
         "columns": _columns(work, rows),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 import torch
 
 from surrogate import approximator, plugins, probe
-from surrogate.errors import DataError
+from surrogate.errors import DataError, UsageError, nearest
 from surrogate.provenance import PACKAGES, versions
 from surrogate.recipe import read_toml
-from surrogate.rundir import RunDir
+from surrogate.rundir import RunDir, read_json
 from surrogate.store import StatsStore
 
 _EXTRAS = (("matplotlib", "figures", "pip install 'surrogate-loss[plot]'"),)
@@ -28,6 +27,10 @@ def apps() -> list[dict[str, Any]]:
 def measures(app: str | None = None) -> list[dict[str, Any]]:
     """Installed measures of one app or of all: app, name, package, version, level, and the error of one that fails."""
     listed = plugins.listed(plugins.MEASURES + app if app else plugins.MEASURES)
+    if app and not listed:
+        known = {plugin.name for plugin in plugins.listed(plugins.APPS)}
+        if app not in known:
+            raise UsageError(f"--app {app}: no such app; {nearest(app, known)}")
     return [
         {"app": p.group.removeprefix(plugins.MEASURES), **_entry(p, found, keys=("level",))}
         for p, found in _probed(listed)
@@ -37,7 +40,8 @@ def measures(app: str | None = None) -> list[dict[str, Any]]:
 def inspect(path: Path) -> dict[str, Any]:
     """What a run folder, a store, a shard or a surrogate's file holds; raises `DataError` where it is none of them."""
     if (path / "recipe.toml").is_file():
-        return _run(RunDir(path))
+        run = RunDir(path)
+        return _run(run) if run.finetuning_of is None else _finetuning(run)
     if (path / "manifest.json").is_file() or path.name == "manifest.json" or path.suffix == ".h5":
         return _store(path if path.is_dir() else path.parent, shard=path.name if path.suffix == ".h5" else None)
     if path.suffix == ".safetensors":
@@ -90,9 +94,20 @@ def _run(run: RunDir) -> dict[str, Any]:
     }
 
 
+def _finetuning(folder: RunDir) -> dict[str, Any]:
+    result = folder.root / "result.json"
+    return {
+        "kind": "finetuning",
+        "run": str(folder.finetuning_of),
+        "recipe": read_toml(folder.recipe),
+        "finished": result.exists(),
+        "result": read_json(result) if result.exists() else None,
+    }
+
+
 def _store(folder: Path, *, shard: str | None) -> dict[str, Any]:
     store = StatsStore.open(folder)
-    shards = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["shards"]
+    shards = [entry.model_dump(mode="json") for entry in store.manifest.shards]
     if shard is not None:
         shards = [entry for entry in shards if entry["file"] == shard]
         if not shards:

@@ -19,7 +19,7 @@ from surrogate.protocols import Measure
 
 KEY = "surrogate"
 """Of these numbers among the validation scores."""
-_FEW = 20
+FEW = 20
 """Rows, and below that many a rank correlation says nothing."""
 _NEGLIGIBLE = 0.02
 """Mean error, in units of the loss, that is no drift, whatever the order: rows that are all alike have none."""
@@ -44,19 +44,20 @@ class Agreement:
         self._running.add(0, outputs, targets)
 
     def compute(self) -> dict[str, Any]:
-        """`{"surrogate": {"spearman", "mae", "outside", "rows"}}`; None where there is nothing to tell.
+        """`{"surrogate": {"spearman", "mae", "outside", "rows"}}`; None where there is nothing to tell, as of the order
+        of few rows.
 
         `outside` is the share of rows with a statistic outside of the range that the fit has seen.
         """
         predicted, true, outside = torch.cat(self._rows).unbind(1)
         found = fidelity(predicted, true, torch.arange(len(true)))
         share = float(outside.double().mean()) if len(outside) else None
-        told = {"spearman": found["spearman"], "mae": found["mae"], "outside": share, "rows": len(true)}
+        spearman = found["spearman"] if len(true) >= FEW else None
+        told = {"spearman": spearman, "mae": found["mae"], "outside": share, "rows": len(true)}
         return {KEY: told}
 
 
 def drifted(numbers: dict[str, Any], *, least: float) -> bool:
     """Whether what `Agreement` found is a rank correlation below `least` that matters."""
     spearman, mae = numbers["spearman"], numbers["mae"]
-    told = spearman is not None and numbers["rows"] >= _FEW
-    return told and spearman < least and mae > _NEGLIGIBLE
+    return spearman is not None and spearman < least and mae > _NEGLIGIBLE

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.atomic import write_atomic
-from surrogate.batches import chunks, load_batches, seed_of, shuffled
+from surrogate.batches import load_batches, seed_of, shuffled, steps
 from surrogate.checkpoint import load_state, load_weights, save_state, save_weights
 from surrogate.engine import Engine
 from surrogate.errors import DivergedError
@@ -92,7 +92,7 @@ def finetune(
     loss = loss.to(engine.device)
     optimizer = engine.prepare_optimizer(_optimizer(model, settings))
     both = nn.ModuleDict({"model": model, "loss": loss})  # a loss may have learned something on the way, too
-    if state.exists():
+    if state.exists() and best.exists():  # one without the other: somebody deleted the weights to train anew
         notes = load_state(state, both, optimizer)
     else:
         notes = {"epoch": 0, "best_epoch": -1, "best": {}, "history": []}
@@ -145,7 +145,7 @@ def _epoch(
     stage: str,
 ) -> Stage[float]:
     """One pass over the training data in the order of (seed, epoch); the mean loss of its steps."""
-    plan = chunks(shuffled(range(len(train)), seed, epoch), settings.batch_size)
+    plan = steps(shuffled(range(len(train)), seed, epoch), settings.batch_size)
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
     model.train()
     with torch.random.fork_rng():

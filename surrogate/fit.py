@@ -85,6 +85,12 @@ def fit(
     """
     data, moved = _read(rows), _read(moves)
     spec = rows[0].spec
+    if not len(data.value):
+        undefined = sum(store.undefined for store in rows)
+        raise DataError(
+            f"{rows[0].folder}: all {undefined} rows are undefined: the metric has no value anywhere (a plain function "
+            "that raises a ValueError has none); `surrogate plugins check` may tell why"
+        )
     split = split_by_sample(data.sample, share=settings.holdout, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,26 @@ def trusted(work: Work, path: Path) -> Surrogate:
 
     Raises:
         DataError: it is missing, damaged, or was fitted for other data or another measure.
-        QualityError: too many of its gradient signs are wrong.
+        QualityError: too many of its gradient signs are wrong (see `check_signs`).
     """
     surrogate, found = _matching(work, path)
-    wrong, allowed = found.fidelity.get("wrong_sign"), work.recipe.finetune.max_wrong_sign
-    if wrong is not None and wrong > allowed:
-        raise QualityError(
-            f"{path}: {100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most "
-            f"{100 * allowed:.1f} % are allowed; fit it better (docs/fidelity-report.md), or allow it "
-            "with --set finetune.max_wrong_sign=1"
-        )
+    check_signs(found.fidelity, allowed=work.recipe.finetune.max_wrong_sign, where=str(path))
     return surrogate
+
+
+def check_signs(fidelity: Mapping[str, Any], *, allowed: float, where: str) -> None:
+    """Raises `QualityError` where a fit has more wrong signs than allowed, or nobody could count them."""
+    wrong = fidelity.get("wrong_sign")
+    if allowed == 1.0 or (wrong is not None and wrong <= allowed):
+        return
+    found = (
+        "no small move changed the metric on held-out samples, so nobody knows how many of its gradient signs are "
+        "wrong (wrong_sign); record more moves (collect.moves), of more data or of a better start"
+        if wrong is None
+        else f"{100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most {100 * allowed:.1f} % are "
+        "allowed; fit it better (docs/fidelity-report.md)"
+    )
+    raise QualityError(f"{where}: {found}, or allow it with --set finetune.max_wrong_sign=1")
 
 
 def _matching(work: Work, path: Path) -> tuple[Surrogate, Card]:

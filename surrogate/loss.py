@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -55,6 +56,17 @@ class SurrogateLoss(nn.Module):
         self.surrogate.eval()
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Keeps the surrogate in fp32 (or wider) where a parent module is cast, as by `model.bfloat16()`."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            narrowed = new.dtype != torch.promote_types(new.dtype, tensor.dtype)
+            return tensor.to(new.device) if narrowed else new
+
+        module: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+        return module
+
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Outputs and targets as the measure takes them, to a scalar."""
         with torch.autocast(outputs.device.type, enabled=False):
@@ -81,10 +93,11 @@ class SurrogateLoss(nn.Module):
         return defined_stats(sums_of(self.measure), total / weight + (sums - sums.detach()))
 
     def get_extra_state(self) -> Tensor:
-        """What is remembered, for a checkpoint: `(k + 1, A)`, the weight in the last row; nothing is `(0,)`."""
+        """What is remembered, for a checkpoint: `(k + 1, A)` float64, the weight in the last row; nothing is `(0,)`."""
         if self._sums is None:
             return torch.zeros(0)
-        return torch.cat([self._sums, torch.full_like(self._sums[:1], self._weight)])
+        sums = self._sums.double()  # the weight is a Python float: in float32 a resumed run would end in other bytes
+        return torch.cat([sums, torch.full_like(sums[:1], self._weight)])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Puts back what `get_extra_state` gave."""

@@ -70,6 +70,7 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
     """True numbers of the finetuned model, or of the baseline model when there is none (`finetune.loss` = "none")."""
     work = open_work(request)
     loss = work.recipe.finetune.loss
+    split = work.test_split if split == "test" else split
     folder = work.run.finetune(loss)
     finetuned = (folder / "model.safetensors").exists()
     if "finetune.loss" in dict(request.overrides) and loss != "none" and not finetuned:
@@ -95,6 +96,13 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
     }
 
 
+_REPORTED = {
+    "test": "test, val beside it",
+    "val": "val (the data has no test split; checkpoints are chosen by val too)",
+}
+"""How the split of the reported numbers is told."""
+
+
 def _claimed(request: Request) -> Work:
     work = open_work(request)
     claim_run(work)
@@ -104,7 +112,7 @@ def _claimed(request: Request) -> Work:
 def _train(work: Work) -> Stage[dict[str, Any]]:
     folder, settings = work.run.model, work.recipe.train
     weights, report = folder / "model.safetensors", folder / "train.json"
-    if not report.exists():
+    if not (report.exists() and weights.exists()):
         sweep(work.run.root)
         sweep_below(folder)
         yield Progress("train", 0, settings.epochs, message=f"data: {work.task.about}")
@@ -222,7 +230,7 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
     loss = work.recipe.finetune.loss
     folder, result = work.run.finetune(loss), work.run.result(loss)
     claim_finetune(work, folder)
-    if not result.exists():
+    if not (result.exists() and (folder / "model.safetensors").exists()):
         sweep_below(folder)
         write_json(result, (yield from _tuned(work, folder)))
     results = work.run.results()
@@ -231,7 +239,7 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
         "loss": loss,
         "checkpoint": str(folder / "model.safetensors"),
         **results[loss],
-        "spec": f"{work.spec}; split=test, val beside it",
+        "spec": f"{work.spec}; split={_REPORTED[work.test_split]}",
         "losses": {name: {"before": entry["before"], "after": entry["after"]} for name, entry in results.items()},
     }
 

@@ -13,10 +13,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args
 
+from surrogate.additive import sums_of
 from surrogate.errors import UsageError, nearest
-from surrogate.protocols import App, Measure
+from surrogate.protocols import App, Level, Measure
 
 APPS = "surrogate.apps"
 MEASURES = "surrogate.measures."
@@ -72,9 +73,20 @@ def load_measure(app: str, name: str, *, facts: Mapping[str, Any], options: Mapp
                 f"measure {name!r} asks for {parameter.name!r}, which app {app!r} does not tell (it tells "
                 f"{', '.join(sorted(facts)) or 'nothing'}); set it in the recipe as measure.{parameter.name}"
             )
-    measure = factory(**keywords)
+    try:
+        measure = factory(**keywords)
+    except (TypeError, ValueError, AttributeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "its defaults"
+        raise UsageError(
+            f"measure {name!r} cannot be made with {given} "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); give its settings the types that it expects"
+        ) from error
     if not isinstance(measure, Measure):
         raise UsageError(f"measure {name!r} gave a {type(measure).__name__}; expected a surrogate.protocols.Measure")
+    if measure.level not in get_args(Level):
+        raise UsageError(f"measure {name!r}: level {measure.level!r}; {nearest(str(measure.level), get_args(Level))}")
+    if measure.level == "dataset":
+        sums_of(measure)
     return measure
 
 

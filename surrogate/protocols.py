@@ -164,7 +164,7 @@ class Task(Protocol):
     """One line on the data found, for the screen: `CamVid: 367 train, 101 val, 233 test, 11 classes, 120x160`."""
 
     def dataset(self, split: str) -> Dataset:
-        """The split `train`, `val` or `test`; a task without test data gives its val for test."""
+        """The split `train`, `val` or `test`; a task without test data gives the same object for test as for val."""
         ...
 
     def model(self) -> nn.Module:

@@ -9,11 +9,13 @@ from typing import Any
 from torch import nn
 
 from surrogate.approximator import Surrogate
-from surrogate.drift import KEY, Agreement, drifted
+from surrogate.drift import FEW, KEY, Agreement, drifted
 from surrogate.errors import DivergedError
+from surrogate.fitted import check_signs
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Measure
 from surrogate.recipe import FinetuneRecipe
+from surrogate.rundir import write_json
 from surrogate.store import StatsStore
 
 Collect = Callable[[nn.Module, Path, Path], Stage[None]]
@@ -52,9 +54,16 @@ class Refresh:
 
         Raises:
             DivergedError: it has drifted and is not to be fitted again, or still does not follow.
+            QualityError: fitted again, it has too many wrong signs to train through.
             UsageError: the rounds before, left by an interrupted run, are of another measure.
         """
         settings = self._settings
+        if epoch == 1 and scores[KEY]["rows"] < FEW:
+            message = (
+                f"finetune: drift is not watched: val has {scores[KEY]['rows']} rows of the metric, {FEW} are needed; "
+                "a smaller train.batch_size makes more of a metric of batches"
+            )
+            yield Progress("finetune", epoch, settings.epochs, message=message)
         gone = drifted(scores[KEY], least=settings.min_spearman)
         due = isinstance(settings.refresh, int) and epoch % settings.refresh == 0
         if epoch == settings.epochs or not (gone or due):
@@ -77,12 +86,15 @@ class Refresh:
         was_training = model.training
         yield from self._collect(model, fresh / "stats", fresh / "moves")
         model.train(was_training)
-        rounds = sorted((int(path.name) for path in fresh.parent.iterdir()), reverse=True)
+        rounds = sorted((int(path.name) for path in fresh.parent.iterdir() if path.name.isdecimal()), reverse=True)
         kept = [fresh.parent / str(number) for number in rounds if number <= epoch]
         pairs = [(path / "stats", path / "moves") for path in kept] + ([self._stores] if self._stores else [])
         rows, moves = map(list, zip(*(self._opened(*pair) for pair in pairs), strict=True))
         fitted, fidelity = yield from self._fit(rows, moves, fresh / "fit-state.safetensors")
         (fresh / "fit-state.safetensors").unlink(missing_ok=True)
+        write_json(fresh / "fit.json", fidelity)
+        kept_model = f"refresh after epoch {epoch} (kept: {self._folder / 'model.safetensors'})"
+        check_signs(fidelity, allowed=self._settings.max_wrong_sign, where=kept_model)
         self._surrogate.load_state_dict(fitted.state_dict())
         spearman = fidelity["spearman"]
         yield Progress(

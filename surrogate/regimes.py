@@ -23,7 +23,10 @@ def change(name: str, outputs: Tensor, perfect: Tensor, generator: Generator) ->
 
 
 def check_regimes(names: Iterable[str]) -> None:
-    """Raises `UsageError` at a name that is no regime."""
+    """Raises `UsageError` at a name that is no regime or comes twice, and where there is none at all."""
+    names = list(names)
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"collect.regimes is {names}; expected different names, at least one of {', '.join(REGIMES)}")
     for name in names:
         if name not in REGIMES:
             raise UsageError(f"collect.regimes: no regime {name!r}; {nearest(name, REGIMES)}")

@@ -8,7 +8,7 @@ writer goes on after the last shard listed. N rows, F columns throughout.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from surrogate.atomic import sweep, write_atomic
-from surrogate.errors import DataError, UsageError, nearest
+from surrogate.errors import DataError, UsageError
 from surrogate.manifest import MANIFEST, Manifest, ShardEntry, StoreSpec, read_manifest, refusal
 from surrogate.shard import HDF5_ERRORS, Rows, check_finite, decode_shard, encode_shard, row_bytes
 
@@ -177,30 +177,14 @@ class StatsStore:
         """Whether the writer was closed; a store of a killed run is readable and not complete."""
         return self.manifest.complete
 
-    @property
-    def samples(self) -> tuple[int, int] | None:
-        """The least and the greatest sample id; None without rows."""
-        shards = self.manifest.shards
-        return (min(s.sample_min for s in shards), max(s.sample_max for s in shards)) if shards else None
-
     def shards(self) -> Iterator[Rows]:
         """All rows and columns in the order written, one shard in memory at a time."""
         return (self._load(entry) for entry in self.manifest.shards)
 
-    def read(self, columns: Sequence[str] | None = None) -> Rows:
-        """All rows at once, with the named statistics in the order asked for (None: all of them).
-
-        Raises:
-            UsageError: a column is not in the store.
-        """
-        known = self.spec.columns
-        names = known if columns is None else columns
-        for name in names:
-            if name not in known:
-                raise UsageError(f"{self.folder}: has no column {name!r}; {nearest(name, known)}")
-        chosen = [known.index(name) for name in names]
+    def read(self) -> Rows:
+        """All rows at once."""
         whole = Rows(
-            stats=torch.empty(self.rows, len(chosen)),
+            stats=torch.empty(self.rows, len(self.spec.columns)),
             value=torch.empty(self.rows),
             sample=torch.empty(self.rows, dtype=torch.int64),
             regime=torch.empty(self.rows, dtype=torch.int16),
@@ -208,7 +192,7 @@ class StatsStore:
         stop = 0
         for part in self.shards():
             start, stop = stop, stop + len(part.value)
-            whole.stats[start:stop] = part.stats if columns is None else part.stats[:, chosen]
+            whole.stats[start:stop] = part.stats
             whole.value[start:stop] = part.value
             whole.sample[start:stop] = part.sample
             whole.regime[start:stop] = part.regime

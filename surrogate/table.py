@@ -127,10 +127,13 @@ def _cells(result: Result, columns: Sequence[tuple[str, str]], *, bold: str, sd:
 
 def _best(result: Result, key: str) -> float | None:
     """The best mean of a column; None where nobody knows which way is better."""
-    known = result["columns"].get(key.removeprefix("val."))
-    if known is None and "." not in key.removeprefix("val."):
+    name = key.removeprefix("val.")
+    known = result["columns"].get(name)
+    if known is None and "." in name and result["higher_is_better"]:
+        known = result  # the parts of what is reported, such as IoU by class beside mIoU
+    if known is None:
         return None
-    choose = max if (known or result)["higher_is_better"] else min
+    choose = max if known["higher_is_better"] else min
     return choose((row["mean"][key] for row in result["rows"] if key in row["mean"]), default=None)
 
 

@@ -62,6 +62,11 @@ class Work:
         return measure_key(self.recipe.measure.name, self.measure)
 
     @property
+    def test_split(self) -> str:
+        """Which split the reported numbers are of: val where the data has no test split."""
+        return "val" if self.task.dataset("test") is self.task.dataset("val") else "test"
+
+    @property
     def spec(self) -> str:
         """How the numbers of this run are to be read."""
         return f"{self.task.score().spec}; {self.key} = mean over defined rows"
@@ -111,11 +116,15 @@ def open_work(request: Request) -> Work:
     if request.run is None and request.app is None and request.recipe is not None:
         request = dataclasses.replace(request, app=_app_of(request))
     run = RunDir(request.run or (Path("runs") / request.app if request.app else newest().root))
+    if run.finetuning_of is not None:
+        raise UsageError(f"{run.root}: holds a finetuning, not a run; name its run: --run {run.finetuning_of}")
     stored = read_toml(run.recipe) if run.recipe.exists() and request.recipe is None else {}
     name = request.app or stored.get("app") or _app_of(request)
     app = plugins.load_app(name)
     settings = stored if request.recipe is None else read_toml(_recipe_path(app, request.recipe))
     settings = merged({"app": name, **_for_measure(settings, request.overrides)}, request.overrides)
+    if settings["app"] != name and request.recipe is not None:
+        raise UsageError(f"--recipe {request.recipe}: is for app {settings['app']!r}, not {name!r}; leave out --app")
     if settings["app"] != name:
         raise UsageError(
             f"{run.root}: belongs to app {settings['app']!r}, not {name!r}; name another folder with --run"
@@ -156,8 +165,9 @@ def claim_run(work: Work) -> None:
 
 
 def claim_finetune(work: Work, folder: Path) -> None:
-    """The same for the folder of one finetuning."""
-    before = _stored(work, folder / "recipe.toml")
+    """The same for the folder of one finetuning. One that was refused before its first step is claimed anew."""
+    begun = folder.is_dir() and any(path.name != "recipe.toml" for path in folder.iterdir())
+    before = _stored(work, folder / "recipe.toml") if begun else None
     recipe = work.recipe if before is None else work.recipe.model_copy(update={"device": before.device})
     fix = f"delete {folder} to finetune anew (model, statistics and surrogate stay), or keep the setting as it was"
     claim(folder / "recipe.toml", recipe, before, fix=fix)

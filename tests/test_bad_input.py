@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -99,6 +100,9 @@ def test_data(folder, tmp_path, surrogate_cli, break_it, named):
         (["--weights", "nowhere.pt"], 3, "nowhere.pt"),
         (["--set", "fit.columns=['tpp']"], 2, "did you mean 'tp'"),
         (["--set", "collect.regimes=['model', 'shaper']"], 2, "did you mean 'sharper'"),
+        (["--set", "collect.regimes=[]"], 2, "at least one of model"),
+        (["--set", "collect.regimes=['model', 'model']"], 2, "expected different names"),
+        (["--set", "measure.level=1"], 2, "cannot be made with level=1 "),
         (["--app", "segmentatoin"], 2, "did you mean 'segmentation'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -109,6 +113,78 @@ def test_settings(tmp_path, surrogate_cli, args, code, named):
     assert named in ended.err
     assert len(ended.err.strip().splitlines()) == 1, ended.err
     assert not (tmp_path / "run").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["--measure", "fbeta", "--set", "measure.beta=high"], "cannot be made with beta='high' (TypeError: "),
+        (["--measure", "precision-at-k", "--set", "measure.k=2"], "measure.k is 2; expected a share"),
+    ],
+)
+def test_settings_of_a_measure(tmp_path, surrogate_cli, args, named):
+    ended = surrogate_cli("fit", "--run", tmp_path / "run", "--app", "tabular", "--quiet", *args)
+    assert (ended.code, len(ended.err.strip().splitlines())) == (2, 1), ended.err
+    assert named in ended.err
+    assert not (tmp_path / "run").exists(), "nothing is left behind"
+
+
+def test_a_recipe_of_another_app_is_named(tmp_path, surrogate_cli):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('app = "segmentation"\n')
+    ended = surrogate_cli("fit", "--run", tmp_path / "run", "--app", "toy", "--recipe", recipe)
+    assert ended.code == 2
+    assert f"--recipe {recipe}: is for app 'segmentation', not 'toy'; leave out --app" in ended.err
+
+
+def test_the_folder_of_a_finetuning_is_no_run(small_run, tmp_path, surrogate_cli):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    assert surrogate_cli("finetune", "--run", run, "--loss", "ce", "--quiet").code == 0
+    ended = surrogate_cli("fit", "--run", run / "finetune-ce")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"holds a finetuning, not a run; name its run: --run {run}" in ended.err
+    found = json.loads(surrogate_cli("inspect", run / "finetune-ce", "--json").out)
+    assert (found["kind"], found["run"], found["finished"]) == ("finetuning", str(run), True)
+    assert found["result"]["after"]["miou"] is not None
+
+
+def test_deleted_weights_are_made_again(small_run, tmp_path, surrogate_cli):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    weights = run / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    ended = surrogate_cli("evaluate", "--run", run)
+    assert (ended.code, "no such file; make it with `surrogate train`" in ended.err) == (3, True), ended.err
+    assert surrogate_cli("train", "--run", run, "--quiet").code == 0
+    assert weights.read_bytes() == before
+
+
+def test_data_without_a_test_split_is_reported_as_val(folder, tmp_path, surrogate_cli):
+    run = tmp_path / "run"
+    args = ["--data", folder, *TINY, "--loss", "dice", "--json"]
+    found = json.loads(surrogate_cli("finetune", "--run", run, *args).out)
+    assert "split=val (the data has no test split; checkpoints are chosen by val too)" in found["spec"]
+    assert found["after"]["miou"] == found["after"]["val"]["miou"]
+    assert json.loads(surrogate_cli("evaluate", "--run", run, "--json").out)["split"] == "val"
+
+
+# fmt: off
+TOY = ["--app", "toy", "--set", "train.epochs=1", "--set", "fit.epochs=3", "--set", "finetune.epochs=1", "--quiet"]
+# fmt: on
+
+
+def test_signs_that_nobody_could_count_are_not_trained_through(tmp_path, surrogate_cli):
+    run = ["--run", tmp_path / "run", *TOY, "--set", "collect.moves=0"]
+    ended = surrogate_cli("finetune", *run)
+    assert (ended.code, ended.out) == (5, "")
+    assert "nobody knows how many of its gradient signs are wrong" in ended.err
+    assert "--set finetune.max_wrong_sign=1" in ended.err
+    assert surrogate_cli("finetune", *run, "--set", "finetune.max_wrong_sign=1").code == 0
+
+
+def test_measures_of_no_app(surrogate_cli):
+    ended = surrogate_cli("measures", "--app", "segmentatoin")
+    assert (ended.code, "did you mean 'segmentation'" in ended.err) == (2, True)
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,15 @@ def test_parts_are_columns_and_the_best_is_bold():
     assert r"a\_b & \textbf{30.0} & 40.0 $\pm$ 1.0 \\" in to_latex(result)
 
 
+def test_parts_beside_an_error_are_not_marked():
+    rows = ("a", {"m": 0.4, "iou.car": 0.9}), ("b", {"m": 0.6, "iou.car": 0.1})
+    error = {"higher_is_better": False, "points": True}
+    markdown = to_markdown({**result_of(*rows, m=error), "higher_is_better": False})
+    assert "| a | **40.0** |" in markdown
+    assert "| a | 90.0 |" in markdown  # of an error's parts nobody said which way is better
+    assert "| b | 10.0 |" in markdown
+
+
 def test_each_column_has_its_own_direction_and_unit():
     rows = ("a", {"m": 0.2, "distance": 1.5, "other": 0.3}), ("b", {"m": 0.1, "distance": 12.25, "other": 0.2})
     markdown = to_markdown(result_of(*rows, distance={"higher_is_better": False, "points": False}))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from surrogate.batches import chunks, generator_of, load_batches, seed_of, shuffled
+from surrogate.batches import chunks, generator_of, load_batches, seed_of, shuffled, steps
 from surrogate.protocols import Dataset
 
 PARTS = st.lists(st.integers(0, 2**31 - 1), min_size=3, max_size=3)
@@ -55,6 +55,14 @@ def test_shuffled_is_a_permutation_drawn_from_the_parts(count: int, seed: int) -
     assert shuffled(items, seed, 1) == shuffled(items, seed, 1)
     if count > 20:  # by chance equal once in 20! times
         assert shuffled(items, seed, 1) != shuffled(items, seed, 2)
+
+
+@given(st.integers(0, 50), st.integers(1, 9))
+def test_steps_hold_every_item_once_and_none_alone(items: int, size: int) -> None:
+    plan = steps(range(items), size)
+    assert [item for step in plan for item in step] == list(range(items))
+    assert all(len(step) > 1 for step in plan) or size == 1 or items == 1
+    assert all(len(step) == size for step in plan[:-1])
 
 
 def test_the_global_generator_is_neither_read_nor_moved() -> None:

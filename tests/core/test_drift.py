@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
 from surrogate.drift import KEY, Agreement, drifted
-from surrogate.errors import DivergedError, UsageError
-from surrogate.progress import Progress, Stage, finish
+from surrogate.errors import DivergedError, QualityError, UsageError
+from surrogate.progress import Progress, Stage
 from surrogate.protocols import Measure
 from surrogate.recipe import FinetuneRecipe
 from surrogate.refresh import Refresh
@@ -65,11 +66,20 @@ def test_agreement_is_that_of_the_defined_rows_of_all_batches(measure: Measure, 
         ({"spearman": 0.95}, False),
         ({"spearman": None}, False),  # constant rows have no order
         ({"mae": 0.001}, False),  # nor have rows that are all alike
-        ({"rows": 5}, False),
     ],
 )
 def test_drifted_is_a_low_correlation_that_says_something(change: dict[str, Any], expected: bool) -> None:
     assert drifted({**GONE, **change}, least=0.9) is expected
+
+
+def test_a_rank_correlation_of_few_rows_is_none(measure: Measure, surrogate: Surrogate) -> None:
+    agreement = Agreement(measure, surrogate)
+    for seed in range(4):  # five defined rows each
+        agreement.update(*scenes_of(seed))
+        if seed == 2:
+            assert agreement.compute()[KEY]["spearman"] is None
+    found = agreement.compute()[KEY]
+    assert (found["rows"], found["spearman"] is None) == (20, False)
 
 
 class Fitted:
@@ -78,6 +88,7 @@ class Fitted:
     def __init__(self, folder: Path, measure: Measure, surrogate: Surrogate, after: dict[str, Any], **settings: Any):
         self.calls: list[str] = []
         self.foreign: Path | None = None
+        self.fidelity: dict[str, Any] = {"spearman": 0.99, "wrong_sign": 0.0}
         self.after = after
         recipe = FinetuneRecipe.model_validate({"epochs": 4, **settings})
         self.refresh = Refresh(
@@ -109,14 +120,17 @@ class Fitted:
         yield Progress("fit", 1, 1)
         fitted = Surrogate(("truth", "sure"), depth=1, width=1)
         nn.init.constant_(fitted.layers[0].weight, 7.0)
-        return fitted, {"spearman": 0.99}
+        return fitted, self.fidelity
 
     def scores(self, _model: nn.Module, _agreement: Agreement) -> Stage[dict[str, Any]]:
         yield Progress("evaluate", 1, 1)
         return {KEY: self.after}
 
-    def __call__(self, epoch: int, now: dict[str, Any]) -> None:
-        finish(self.refresh(epoch, nn.Linear(1, 1), {KEY: now}))
+    def __call__(self, epoch: int, now: dict[str, Any]) -> list[str]:
+        told = []
+        for progress in self.refresh(epoch, nn.Linear(1, 1), {KEY: now}):
+            told += [progress.message] if progress.message else []
+        return told
 
 
 def test_a_surrogate_that_follows_is_left_alone(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:
@@ -142,6 +156,30 @@ def test_rounds_of_something_else_are_not_fitted_to(tmp_path: Path, measure: Mea
     with pytest.raises(UsageError, match="another measure"):
         made(2, GONE)
     assert made.calls == ["collect", "fit 1", "collect"]
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(0.06, "6.0 % of its gradient signs are wrong"), (None, "nobody knows")])
+def test_one_fitted_again_has_to_pass_the_gate_too(
+    wrong: float | None, told: str, tmp_path: Path, measure: Measure, surrogate: Surrogate
+) -> None:
+    made = Fitted(tmp_path, measure, surrogate, FINE)
+    made.fidelity["wrong_sign"] = wrong
+    with pytest.raises(QualityError, match=rf"after epoch 1 \(kept: .*model.safetensors\): .*{told}.*max_wrong_sign=1"):
+        made(1, GONE)
+    assert json.loads((tmp_path / "refresh" / "1" / "fit.json").read_text()) == made.fidelity
+    (tmp_path / "refresh" / ".DS_Store").touch()  # what is no round is left alone
+    allowing = Fitted(tmp_path, measure, surrogate, FINE, max_wrong_sign=1)
+    allowing.fidelity["wrong_sign"] = wrong
+    allowing(2, GONE)
+    assert allowing.calls == ["collect", "fit 2"]
+
+
+def test_where_drift_cannot_be_seen_it_is_told_once(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:
+    made = Fitted(tmp_path, measure, surrogate, FINE)
+    blind = {**FINE, "rows": 2, "spearman": None}
+    (told,) = made(1, blind)
+    assert "drift is not watched: val has 2 rows of the metric, 20 are needed" in told
+    assert made(2, blind) == made(1, FINE) == []
 
 
 def test_every_second_epoch(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:

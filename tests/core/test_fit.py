@@ -113,6 +113,17 @@ def test_fewer_than_five_samples_are_refused() -> None:
         split_by_sample(torch.arange(4).repeat(100), share=0.2, seed=0)
 
 
+def test_a_metric_without_any_value_is_told_as_such(tmp_path: Path) -> None:
+    rows = StoreWriter(tmp_path / "stats", SPEC)
+    rows.append(torch.full((7, 3), torch.nan), torch.full((7,), torch.nan), torch.arange(7), regime=0)
+    rows.mark(1)
+    rows.close()
+    StoreWriter(tmp_path / "moves", MOVED).close()
+    empty = StatsStore.open(tmp_path / "stats"), StatsStore.open(tmp_path / "moves")
+    with pytest.raises(DataError, match=r"stats: all 7 rows are undefined: .* `surrogate plugins check`"):
+        finish(fitting(empty, tmp_path))
+
+
 def test_a_fit_follows_the_loss_on_samples_it_has_not_seen(
     stores: tuple[StatsStore, StatsStore], tmp_path: Path
 ) -> None:

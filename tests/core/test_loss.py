@@ -239,6 +239,21 @@ def test_what_is_no_surrogate_is_refused(surrogate: Surrogate, tmp_path: Path) -
         SurrogateLoss.load(path)
 
 
+@pytest.mark.parametrize("cast", ["bfloat16", "half", "double"])
+def test_a_parent_that_is_cast_does_not_take_the_surrogate_along(cast: str, loss: SurrogateLoss, batch: Batch) -> None:
+    expected = loss(*batch)
+    parent = nn.Sequential(nn.Linear(2, 2), loss)
+    getattr(parent, cast)()
+    assert parent[0].weight.dtype == getattr(torch, cast)
+    wide = torch.float64 if cast == "double" else torch.float32
+    assert {tensor.dtype for tensor in loss.state_dict().values() if tensor.is_floating_point()} <= {
+        wide,
+        torch.float32,
+    }
+    assert loss.surrogate.layers[0].weight.dtype == wide
+    assert torch.allclose(loss(*batch).float(), expected, rtol=1e-6, atol=0)
+
+
 # --- level "dataset" ---
 
 
@@ -291,5 +306,7 @@ def test_what_it_remembers_survives_a_checkpoint_and_evaluation_adds_nothing(dat
     again.train()
     outputs = last[0].requires_grad_()
     assert torch.equal(again(outputs, last[1]), loss(outputs, last[1]))
+    for more in batches_of(9)[4:]:  # not after one step alone: the weight is remembered to its last bit
+        assert torch.equal(again(more[0], more[1]), loss(more[0], more[1]))
     loss.reset()
     assert torch.equal(loss(outputs, last[1]), dataset_loss(dataset_measure)(outputs, last[1]))

@@ -34,8 +34,12 @@ def not_a_measure():
     return "accuracy"
 
 already_made = make()
+
+def of_level(*, level):
+    import dataclasses
+    return dataclasses.replace(make(), level=level)
 """
-NAMES = ("free", "asks", "positional", "takes_all", "not_a_measure", "already_made")
+NAMES = ("free", "asks", "positional", "takes_all", "not_a_measure", "already_made", "of_level")
 FACTS = {"num_classes": 5, "names": ["sky"]}
 
 
@@ -155,5 +159,9 @@ def test_an_unknown_measure_is_named_with_the_nearest() -> None:
 def test_what_is_not_a_measure_is_refused() -> None:
     with pytest.raises(UsageError, match=r"'not_a_measure' gave a str; expected a surrogate\.protocols\.Measure"):
         loaded("not_a_measure")
+    with pytest.raises(UsageError, match=r"'of_level': level 'smaple'; did you mean 'sample'\?"):
+        loaded("of_level", level="smaple")
+    with pytest.raises(UsageError, match='level "dataset" without sums'):
+        loaded("of_level", level="dataset")
     with pytest.raises(UsageError, match="'already_made' is a Measure; expected a function that makes a Measure"):
         loaded("already_made")

@@ -84,21 +84,10 @@ def test_rows_come_back_as_they_were_appended(columns: int, sizes: list[int], sh
         assert (store.rows, store.undefined) == (len(arrays[1]), sum(sizes) - len(arrays[1]))
         assert store.complete
         assert store.spec == spec
-        assert store.samples == ((arrays[2].min(), arrays[2].max()) if store.rows else None)
         shards = list(store.shards())
         assert all(len(shard.value) >= shard_rows for shard in shards[:-1])
         for k, name in enumerate(("stats", "value", "sample", "regime")):
             assert np.array_equal(np.concatenate([arrays[k][:0], *(getattr(s, name) for s in shards)]), arrays[k])
-
-
-def test_columns_are_read_by_name_in_the_order_asked_for(tmp_path: Path) -> None:
-    blocks = [block(1, 50), block(2, 50)]
-    store = record(tmp_path, blocks)
-    stats, *others = expected(blocks)
-    assert_same(store.read(["fn", "tp"]), [np.ascontiguousarray(stats[:, [2, 0]]), *others])
-    assert store.read([]).stats.shape == (store.rows, 0)
-    with pytest.raises(UsageError, match="has no column 'tpp'; did you mean 'tp'"):
-        store.read(["fn", "tpp"])
 
 
 def test_the_metric_is_kept_in_double_precision(tmp_path: Path) -> None:
@@ -174,7 +163,7 @@ def test_undefined_rows_at_the_end_are_counted_and_not_recorded_twice(tmp_path: 
     undefined = (torch.full((5, 3), torch.nan), torch.full((5,), torch.nan), torch.arange(5), 0)
     for _ in range(2):
         store = record(tmp_path, [undefined, undefined])
-        assert (store.rows, store.undefined, store.samples) == (0, 10, None)
+        assert (store.rows, store.undefined) == (0, 10)
         assert store.read().stats.shape == (0, 3)
         assert StoreWriter(tmp_path, SPEC).cursor == 2
 
