@@ -168,18 +168,22 @@ def test_data_without_a_test_split_is_reported_as_val(folder, tmp_path, surrogat
     assert json.loads(surrogate_cli("evaluate", "--run", run, "--json").out)["split"] == "val"
 
 
-# fmt: off
-TOY = ["--app", "toy", "--set", "train.epochs=1", "--set", "fit.epochs=3", "--set", "finetune.epochs=1", "--quiet"]
-# fmt: on
-
-
-def test_signs_that_nobody_could_count_are_not_trained_through(tmp_path, surrogate_cli):
-    run = ["--run", tmp_path / "run", *TOY, "--set", "collect.moves=0"]
-    ended = surrogate_cli("finetune", *run)
+def test_a_refused_finetuning_may_be_asked_for_with_other_settings(small_run, tmp_path, surrogate_cli):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    strict = ["--set", "finetune.max_wrong_sign=0.0"]
+    report = json.loads((run / "fit.json").read_text())
+    path = run / "surrogate.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    card = json.loads(metadata["surrogate"])
+    card["fidelity"]["wrong_sign"] = report["fidelity"]["wrong_sign"] = 0.3
+    save_file(load_file(path), path, metadata={**metadata, "surrogate": json.dumps(card)})
+    ended = surrogate_cli("finetune", "--run", run, "--quiet", *strict)
     assert (ended.code, ended.out) == (5, "")
-    assert "nobody knows how many of its gradient signs are wrong" in ended.err
-    assert "--set finetune.max_wrong_sign=1" in ended.err
-    assert surrogate_cli("finetune", *run, "--set", "finetune.max_wrong_sign=1").code == 0
+    assert "30.0 % of its gradient signs are wrong" in ended.err
+    assert surrogate_cli("finetune", "--run", run, "--quiet", "--set", "finetune.max_wrong_sign=1").code == 0
+    ended = surrogate_cli("finetune", "--run", run, "--quiet", *strict)  # by now there is something to lose
+    assert (ended.code, "finetune.max_wrong_sign" in ended.err) == (2, True)
 
 
 def test_measures_of_no_app(surrogate_cli):
