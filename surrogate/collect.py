@@ -138,8 +138,9 @@ def _loaded(dataset: Dataset, items: list[Item], first: int, *, settings: Collec
 
 
 def move_columns(measure: Measure) -> tuple[str, ...]:
-    """Columns of the store of moves: the statistics, and their change along the move, to first order."""
-    return measure.columns + tuple(f"d_{name}" for name in measure.columns)
+    """Columns of the store of moves: the statistics, their change along the move, to first order, and the change of the
+    loss under noise."""
+    return (*measure.columns, *(f"d_{name}" for name in measure.columns), "change_under_noise")
 
 
 def sample_ids(item: Item, rows: int) -> Tensor:
@@ -163,5 +164,8 @@ def _moves(
         kind = (number * settings.moves + turn) % len(KINDS)
         step = STEPS[KINDS[kind]]
         way = direction(KINDS[kind], outputs, ideal, generator)
-        stats, velocity, change_ = move(measure, outputs, targets, way, step=step)
-        yield kind, torch.cat([stats, step * velocity], 1), change_
+        noise = torch.randn(outputs.shape, generator=generator_of(seed, number, 3, turn)).to(outputs)
+        found = move(
+            measure, outputs, targets, way, step=step, noise=settings.noise * outputs.std(correction=0) * noise
+        )
+        yield kind, torch.cat([found.stats, step * found.velocity, found.smoothed.unsqueeze(1)], 1), found.change

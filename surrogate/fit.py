@@ -151,7 +151,7 @@ def report(
 
     def signs(rows: Tensor) -> float | None:
         both = moved.stats[rows]
-        return wrong_sign(surrogate, both[:, :width], both[:, width:], moved.value[rows])
+        return wrong_sign(surrogate, both[:, :width], both[:, width : 2 * width], moved.value[rows])
 
     return {
         **fidelity(predicted[heldout], data.value[heldout], data.sample[heldout]),

@@ -1,8 +1,11 @@
-"""Small feasible moves of the outputs: what the sign of a surrogate's gradient is checked with.
+"""Small feasible moves of the outputs: what a surrogate's slope is fitted to and its sign checked with.
 
 The derivatives by single statistics mean nothing where statistics move together (TP + FN is the size of the truth). So
-the outputs themselves are moved a small step, and two things are recorded for each row: how fast the statistics change
-along the move, and by how much the true loss changed after it.
+the outputs themselves are moved a small step, and it is recorded for each row how fast the statistics change along the
+move, and by how much the true loss changed after it: of the outputs as they are, which the certificate is about, and of
+the outputs under noise, which the slope is fitted to. Which elements a small move tips over is chance, and a metric of
+boundaries jumps with them; under noise it is smooth (Duchi et al., "Randomized smoothing for stochastic optimization",
+2012), and an element that is right, but only just, counts in it.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ class Move(NamedTuple):
     change: Tensor
     """`(R,)` change of the true loss; NaN where the row is undefined before or after, or at the worst value before a
     small move."""
+    smoothed: Tensor
+    """`(R,)` the same under noise, the same one before and after; NaN in the same rows."""
 
 
 def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:
@@ -63,13 +68,20 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     return -towards if kind == "away" else towards
 
 
-def move(measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, step: float) -> Move:
-    """Moves `outputs` by `step * way` and records what happens to each row of the measure."""
+def move(
+    measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, step: float, noise: Tensor | None = None
+) -> Move:
+    """Moves `outputs` by `step * way` and records what happens to each row of the measure; `noise` has their shape."""
     stats, velocity = torch.autograd.functional.jvp(  # type: ignore[no-untyped-call]
         lambda o: measure.stats(o, targets), outputs, way
     )
     with torch.no_grad():
-        before = measure.loss_of(measure.metric(outputs, targets))
-        after = measure.loss_of(measure.metric(outputs + step * way, targets))
-        asked = (before < 1.0) | (step >= LONG)
-    return Move(stats.detach(), velocity.detach(), torch.where(asked, after - before, torch.nan))
+
+        def loss(at: Tensor) -> Tensor:
+            return measure.loss_of(measure.metric(at, targets))
+
+        before, moved = loss(outputs), outputs + step * way
+        change = torch.where((before < 1.0) | (step >= LONG), loss(moved) - before, torch.nan)
+        smoothed = change if noise is None else loss(moved + noise) - loss(outputs + noise)
+        change, smoothed = change + 0.0 * smoothed, smoothed + 0.0 * change  # undefined in one, so in both
+    return Move(stats.detach(), velocity.detach(), change, smoothed)

@@ -33,7 +33,7 @@ class Asked(NamedTuple):
     velocity: Tensor
     """`(M, F)` their change along the move, to first order."""
     change: Tensor
-    """`(M,)` change of the true loss."""
+    """`(M,)` change of the loss under noise (see `surrogate.moves`)."""
     sign: Tensor
     """`(M,)` in -1, 0, 1: the way that the loss should go; 0 where nobody knows."""
 
@@ -47,24 +47,24 @@ class Asked(NamedTuple):
 
 
 def asked(moved: Rows, known: Tensor) -> Asked:
-    """What recorded moves `(M, 2 F)` ask, each kind in units of its own: long moves must not drown small ones.
+    """What recorded moves `(M, 2 F + 1)` ask, each kind in units of its own: long moves must not drown small ones.
 
     `known` is `(M,)` bool, the moves that units and signs of kinds are found from: not those that are held out.
 
     Most small moves change nothing, by chance: what tips over is one element or none. Where a kind is one-sided, as
     "towards" is for a metric that no mended element makes worse, those moves have its sign too.
     """
+    stats, velocity, value = moved.stats.tensor_split((moved.stats.shape[1] // 2, -1), 1)
+    value = value.squeeze(1)
     size, side = torch.ones(len(KINDS)), torch.zeros(len(KINDS))
     for kind in range(len(KINDS)):
-        change = moved.value[known & (moved.regime == kind)]
+        change = value[known & (moved.regime == kind)]
         if change.any():
             size[kind] = change.square().mean().sqrt()
             signs = change[change != 0].sign()
             one_sided = len(signs) >= _EVIDENCE and signs.mean().abs() >= _ONE_SIDED
             side[kind] = signs.mean().sign() if one_sided else 0.0
     kinds = moved.regime.long()
-    stats, velocity = moved.stats.chunk(2, 1)
-    value = moved.value.float()
     sign = torch.where(value != 0, value.sign(), side[kinds])
     return Asked(stats, velocity / size[kinds].unsqueeze(1), value / size[kinds], sign)
 

@@ -80,7 +80,7 @@ def test_rows_are_of_their_samples_or_of_their_pool() -> None:
 
 
 def test_columns_of_moves_are_the_statistics_and_their_speeds(measure: Measure) -> None:
-    assert move_columns(measure) == ("truth", "sure", "d_truth", "d_sure")
+    assert move_columns(measure) == ("truth", "sure", "d_truth", "d_sure", "change_under_noise")
 
 
 class Collection:
@@ -204,20 +204,23 @@ def test_a_move_of_each_sample_as_often_as_asked_for(collection: Collection, mea
 def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
     collection: Collection, measure: Measure, tmp_path: Path
 ) -> None:
-    finish(collection(tmp_path, measure, regimes=("model",), moves=2))
+    finish(collection(tmp_path, measure, regimes=("model",), moves=2, noise=0.5))
     found = StatsStore.open(tmp_path / "moves").read()
     place = turn = 0
     for number, indices, outputs, targets in batches(collection):
         generator = generator_of(4, number, 1)
-        for _ in range(2):
+        for place_in_batch in range(2):
             kind, turn = turn % len(KINDS), turn + 1
             way = direction(KINDS[kind], outputs, collection.perfect(outputs, targets), generator)
             step = STEPS[KINDS[kind]]
-            expected = move(measure, outputs, targets, way, step=step)
+            noise = torch.randn(outputs.shape, generator=generator_of(4, number, 3, place_in_batch))
+            noise = 0.5 * outputs.std(correction=0) * noise
+            expected = move(measure, outputs, targets, way, step=step, noise=noise)
             defined = torch.tensor([index != 3 for index in indices])
             rows = slice(place, place := place + int(defined.sum()))
             assert set(found.regime[rows].tolist()) == {kind}
-            assert torch.equal(found.stats[rows], torch.cat([expected.stats, step * expected.velocity], 1)[defined])
+            columns = [expected.stats, step * expected.velocity, expected.smoothed.unsqueeze(1)]
+            assert torch.equal(found.stats[rows], torch.cat(columns, 1)[defined])
             assert torch.equal(found.value[rows], expected.change[defined])
     assert place == len(found.value)
 

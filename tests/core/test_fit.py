@@ -31,7 +31,9 @@ SPEC = StoreSpec(
     regimes=("model", "noisy"),
     policies={},
 )
-MOVED = dataclasses.replace(SPEC, columns=("a", "junk", "b", "d_a", "d_junk", "d_b"), regimes=KINDS)
+MOVED = dataclasses.replace(
+    SPEC, columns=("a", "junk", "b", "d_a", "d_junk", "d_b", "change_under_noise"), regimes=KINDS
+)
 SETTINGS = FitRecipe(depth=2, width=16, activation="tanh", epochs=40, batch_size=64, lr=0.02)
 
 
@@ -50,7 +52,7 @@ def stored(folder: Path, *, samples: int = 40) -> tuple[StatsStore, StatsStore]:
         rows.append(stats, truth(stats), ids, regime=regime)
     stats, velocity = torch.randn(2, samples, 3, generator=generator)
     change = truth(stats + 0.01 * velocity) - truth(stats)
-    moves.append(torch.cat([stats, 0.01 * velocity], 1), change, torch.arange(samples), regime=0)
+    moves.append(torch.cat([stats, 0.01 * velocity, change.unsqueeze(1)], 1), change, torch.arange(samples), regime=0)
     for writer in (rows, moves):
         writer.mark(1)
         writer.close()
@@ -221,7 +223,9 @@ def test_the_certificate_is_about_small_moves(stores: tuple[StatsStore, StatsSto
 
     def signs(wrong: set[str]) -> dict[str, Any]:
         change = torch.tensor([-1.0 if KINDS[kind] in wrong else 1.0 for kind in kinds])
-        moves = Rows(torch.cat([stats, along], 1), change, torch.zeros(8, dtype=torch.int64), kinds)
+        moves = Rows(
+            torch.cat([stats, along, change.unsqueeze(1)], 1), change, torch.zeros(8, dtype=torch.int64), kinds
+        )
         return report(Analytic(truth), rows, heldout, SPEC.regimes, moves)
 
     assert KINDS == ("towards", "away", "mend", "reach")

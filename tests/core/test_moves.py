@@ -52,6 +52,38 @@ def test_change_is_the_difference_of_the_true_loss(
     assert found.change[4].isnan()
 
 
+def test_under_noise_the_change_is_between_two_noisy_losses(
+    measure: Measure, scene: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    outputs, targets, way = scene
+    noise = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(8), dtype=outputs.dtype)
+    found = move(measure, outputs, targets, way, step=1.0, noise=noise)
+    bare = move(measure, outputs, targets, way, step=1.0)
+    expected = measure.metric(outputs + noise, targets) - measure.metric(outputs + way + noise, targets)
+    torch.testing.assert_close(found.smoothed[:4], expected[:4])
+    assert not torch.equal(found.smoothed[:4], found.change[:4])
+    assert found.smoothed[4].isnan()
+    for field in ("stats", "velocity", "change"):  # the certificate is about the metric as it is
+        assert torch.equal(getattr(found, field)[:4], getattr(bare, field)[:4])
+    assert torch.equal(bare.smoothed[:4], bare.change[:4])
+
+
+def test_noise_makes_a_slope_of_a_step() -> None:
+    """The share of samples above 0: a small move tips none over, under noise as many as the normal density says."""
+    step = Measure(
+        metric=lambda o, t, /: (o[:, 0] > 0).float().mean(0, keepdim=True),  # noqa: ARG005
+        stats=lambda o, t, /: o.mean(0, keepdim=True),  # noqa: ARG005
+        columns=("mean",),
+        level="batch",
+    )
+    outputs, targets = torch.full((100_000, 1), 0.5), torch.zeros(100_000)
+    noise = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
+    found = move(step, outputs, targets, torch.ones_like(outputs), step=0.05, noise=noise)
+    assert found.change.item() == 0.0
+    density = torch.distributions.Normal(0.0, 1.0).log_prob(torch.tensor(0.525)).exp()
+    assert found.smoothed.item() == pytest.approx(-0.05 * density.item(), rel=0.05)
+
+
 def test_moves_work_where_gradients_are_off(measure: Measure, scene: tuple[Tensor, Tensor, Tensor]) -> None:
     outputs, targets, way = scene
     with torch.no_grad():

@@ -13,10 +13,11 @@ from surrogate.store import Rows
 
 
 def moved(changes: dict[str, list[float]]) -> Rows:
-    """Moves of one statistic, which always goes up by 1."""
+    """Moves of one statistic, which always goes up by 1, and their changes under noise; the others are the opposite."""
     value = torch.tensor([change for kind in changes.values() for change in kind])
     kind = torch.tensor([KINDS.index(name) for name, kind in changes.items() for _ in kind], dtype=torch.int16)
-    return Rows(torch.tensor([[0.5, 1.0]]).repeat(len(value), 1), value, torch.arange(len(value)), kind)
+    stats = torch.cat([torch.tensor([[0.5, 1.0]]).repeat(len(value), 1), value.unsqueeze(1)], 1)
+    return Rows(stats, -value, torch.arange(len(value)), kind)
 
 
 def everything(moves: Rows) -> Tensor:
