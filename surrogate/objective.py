@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from surrogate.approximator import Surrogate
@@ -105,8 +106,10 @@ def slope_errors(surrogate: Surrogate, moves: Asked, *, least: float) -> tuple[T
     correlation it may have the wrong sign, or next to no slope at all along the moves that training can make. So the
     slope along recorded moves is fitted to what they did on average: which elements tip over is chance, how many not.
     This is a Sobolev fit (Czarnecki et al. 2017) along the directions that exist. Small changes count for little in it,
-    so the sign is asked for beside, as by a squared hinge: the slope per unit of the standardised inputs, in units of
-    `least`, should be 1 or more. Moves that do not move the inputs, or have no sign, ask for none.
+    so the sign is asked for beside, as by a hinge: the slope per unit of the standardised inputs, in units of `least`,
+    should be 1 or more. What falls short counts squared up to 1 and linearly beyond (a Huber error): of a metric that
+    some moves towards the truth make worse, those few would else forbid the right slope of all others. Moves that do
+    not move the inputs, or have no sign, ask for none.
     """
     stats = moves.stats.detach().requires_grad_()
     fitting = torch.is_grad_enabled()
@@ -116,4 +119,6 @@ def slope_errors(surrogate: Surrogate, moves: Asked, *, least: float) -> tuple[T
     speed = (moves.velocity.index_select(1, surrogate.index) / surrogate.scale).norm(dim=1)
     short = (1.0 - moves.sign * foretold / (least * speed.clamp_min(1e-9))).clamp_min(0.0)
     counted = (moves.sign != 0) & (speed > 1e-9)
-    return (foretold - moves.change).square().mean(), torch.where(counted, short, 0.0).square().mean()
+    short = torch.where(counted, short, 0.0)
+    sign = 2.0 * F.huber_loss(short, torch.zeros_like(short))
+    return (foretold - moves.change).square().mean(), sign

@@ -74,9 +74,11 @@ class Line(nn.Module):
 
 @pytest.mark.parametrize(
     ("slope", "sign", "short"),
-    [(0.0, 1, 1.0), (0.5, 1, 0.0), (9.0, 1, 0.0), (-0.5, 1, 4.0), (0.25, 1, 0.25), (0.5, -1, 4.0), (-0.5, 0, 0.0)],
+    [(0.0, 1, 1.0), (0.5, 1, 0.0), (9.0, 1, 0.0), (-0.5, 1, 3.0), (0.25, 1, 0.25), (4.5, -1, 19.0), (-0.5, 0, 0.0)],
 )
-def test_the_sign_error_is_a_squared_hinge_in_units_of_the_least_slope(slope: float, sign: int, short: float) -> None:
+def test_the_sign_error_is_a_hinge_squared_and_then_linear_in_units_of_the_least_slope(
+    slope: float, sign: int, short: float
+) -> None:
     """0.05 per spread of the inputs is a slope of 0.5 here; how far the move goes does not matter."""
     for far in (1.0, -1.0, 1e-3):
         moves = Asked(torch.zeros(1, 1), torch.tensor([[far]]), torch.zeros(1), torch.tensor([sign * far]).sign())
