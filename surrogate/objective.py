@@ -18,6 +18,8 @@ _BEYOND = 0.02
 
 _SLOPE = 0.05
 """Least slope along a move that has a sign, in spreads of the loss per spread of the inputs."""
+_WRONG = 2.0
+"""What falls short by more than this, in units of the least slope, has the wrong sign by as much as it should be right."""
 _ONE_SIDED = 0.98
 """A kind of move with a mean sign beyond this, one change in a hundred the other way, has that sign everywhere."""
 _EVIDENCE = 50
@@ -107,9 +109,9 @@ def slope_errors(surrogate: Surrogate, moves: Asked, *, least: float) -> tuple[T
     slope along recorded moves is fitted to what they did on average: which elements tip over is chance, how many not.
     This is a Sobolev fit (Czarnecki et al. 2017) along the directions that exist. Small changes count for little in it,
     so the sign is asked for beside, as by a hinge: the slope per unit of the standardised inputs, in units of `least`,
-    should be 1 or more. What falls short counts squared up to 1 and linearly beyond (a Huber error): of a metric that
-    some moves towards the truth make worse, those few would else forbid the right slope of all others. Moves that do
-    not move the inputs, or have no sign, ask for none.
+    should be 1 or more. What falls short counts squared, and linearly where the slope is plainly wrong (a Huber error):
+    of a metric that some moves towards the truth make worse, those few would else forbid the right slope of all others.
+    Moves that do not move the inputs, or have no sign, ask for none.
     """
     stats = moves.stats.detach().requires_grad_()
     fitting = torch.is_grad_enabled()
@@ -120,5 +122,5 @@ def slope_errors(surrogate: Surrogate, moves: Asked, *, least: float) -> tuple[T
     short = (1.0 - moves.sign * foretold / (least * speed.clamp_min(1e-9))).clamp_min(0.0)
     counted = (moves.sign != 0) & (speed > 1e-9)
     short = torch.where(counted, short, 0.0)
-    sign = 2.0 * F.huber_loss(short, torch.zeros_like(short))
+    sign = 2.0 * F.huber_loss(short, torch.zeros_like(short), delta=_WRONG)
     return (foretold - moves.change).square().mean(), sign

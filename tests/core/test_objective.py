@@ -74,7 +74,7 @@ class Line(nn.Module):
 
 @pytest.mark.parametrize(
     ("slope", "sign", "short"),
-    [(0.0, 1, 1.0), (0.5, 1, 0.0), (9.0, 1, 0.0), (-0.5, 1, 3.0), (0.25, 1, 0.25), (4.5, -1, 19.0), (-0.5, 0, 0.0)],
+    [(0.0, 1, 1.0), (0.5, 1, 0.0), (9.0, 1, 0.0), (-0.5, 1, 4.0), (0.25, 1, 0.25), (4.5, -1, 36.0), (-0.5, 0, 0.0)],
 )
 def test_the_sign_error_is_a_hinge_squared_and_then_linear_in_units_of_the_least_slope(
     slope: float, sign: int, short: float
