@@ -19,7 +19,7 @@ _BEYOND = 0.02
 _SLOPE = 0.05
 """Least slope along a move that has a sign, in spreads of the loss per spread of the inputs."""
 _WRONG = 2.0
-"""What falls short by more than this, in units of the least slope, has the wrong sign by as much as it should be right."""
+"""What falls short by more than this, in units of the least slope, is plainly wrong."""
 _ONE_SIDED = 0.98
 """A kind of move with a mean sign beyond this, one change in a hundred the other way, has that sign everywhere."""
 _EVIDENCE = 50
