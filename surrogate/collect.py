@@ -164,8 +164,9 @@ def _moves(
         kind = (number * settings.moves + turn) % len(KINDS)
         step = STEPS[KINDS[kind]]
         way = direction(KINDS[kind], outputs, ideal, generator)
-        noise = torch.randn(outputs.shape, generator=generator_of(seed, number, 3, turn)).to(outputs)
-        found = move(
-            measure, outputs, targets, way, step=step, noise=settings.noise * outputs.std(correction=0) * noise
-        )
+        noise = None
+        if settings.noise:
+            drawn = torch.randn(outputs.shape, generator=generator_of(seed, number, 3, turn)).to(outputs)
+            noise = settings.noise * outputs.std(correction=0) * drawn
+        found = move(measure, outputs, targets, way, step=step, noise=noise)
         yield kind, torch.cat([found.stats, step * found.velocity, found.smoothed.unsqueeze(1)], 1), found.change

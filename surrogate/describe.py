@@ -41,7 +41,7 @@ def inspect(path: Path) -> dict[str, Any]:
     """What a run folder, a store, a shard or a surrogate's file holds; raises `DataError` where it is none of them."""
     if (path / "recipe.toml").is_file():
         run = RunDir(path)
-        return _run(run) if run.finetuning_of is None else _finetuning(run)
+        return _run(run) if run.finetuning_of() is None else _finetuning(run)
     if (path / "manifest.json").is_file() or path.name == "manifest.json" or path.suffix == ".h5":
         return _store(path if path.is_dir() else path.parent, shard=path.name if path.suffix == ".h5" else None)
     if path.suffix == ".safetensors":
@@ -98,7 +98,7 @@ def _finetuning(folder: RunDir) -> dict[str, Any]:
     result = folder.root / "result.json"
     return {
         "kind": "finetuning",
-        "run": str(folder.finetuning_of),
+        "run": str(folder.finetuning_of()),
         "recipe": read_toml(folder.recipe),
         "finished": result.exists(),
         "result": read_json(result) if result.exists() else None,

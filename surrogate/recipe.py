@@ -100,9 +100,9 @@ class CollectRecipe(Section):
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=4, ge=0)
     """Feasible moves of the outputs recorded per batch, for the slope of the surrogate; the kinds take turns."""
-    noise: NonNegativeFloat = 0.25
-    """Noise under which moves are judged for the slope, in units of the spread of the outputs: a metric that jumps from
-    element to element has a smooth slope there. The certificate is about moves without it."""
+    noise: NonNegativeFloat = 0.0
+    """Noise under which moves are judged for the slope, in units of the spread of the outputs: a metric of many
+    elements that jumps from one to the other has a smooth slope there. The certificate is about moves without it."""
     shard_rows: PositiveInt = 65536
 
 

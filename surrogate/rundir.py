@@ -22,7 +22,6 @@ class RunDir:
 
     root: Path
 
-    @property
     def finetuning_of(self) -> Path | None:
         """The run whose finetuning this folder holds, where it is no run of its own: it has a recipe too."""
         inside = self.root.name.startswith("finetune-") and (self.root.parent / "recipe.toml").is_file()

@@ -116,8 +116,8 @@ def open_work(request: Request) -> Work:
     if request.run is None and request.app is None and request.recipe is not None:
         request = dataclasses.replace(request, app=_app_of(request))
     run = RunDir(request.run or (Path("runs") / request.app if request.app else newest().root))
-    if run.finetuning_of is not None:
-        raise UsageError(f"{run.root}: holds a finetuning, not a run; name its run: --run {run.finetuning_of}")
+    if (owner := run.finetuning_of()) is not None:
+        raise UsageError(f"{run.root}: holds a finetuning, not a run; name its run: --run {owner}")
     stored = read_toml(run.recipe) if run.recipe.exists() and request.recipe is None else {}
     name = request.app or stored.get("app") or _app_of(request)
     app = plugins.load_app(name)

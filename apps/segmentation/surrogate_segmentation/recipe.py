@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, PositiveInt
+from pydantic import BeforeValidator, NonNegativeFloat, PlainSerializer, PositiveInt
 
-from surrogate.recipe import MeasureRecipe, ModelRecipe, Recipe, Section
+from surrogate.recipe import CollectRecipe, MeasureRecipe, ModelRecipe, Recipe, Section
 
 
 def _parse_size(value: Any) -> Any:
@@ -56,6 +56,12 @@ class SegmentationMeasureRecipe(MeasureRecipe):
     name: str = "iou"
 
 
+class SegmentationCollectRecipe(CollectRecipe):
+    """Moves are judged under some noise: a metric of pixels, of boundaries above all, jumps from one to the other."""
+
+    noise: NonNegativeFloat = 0.25
+
+
 class ScoreRecipe(Section):
     """How the reported numbers are counted."""
 
@@ -71,4 +77,5 @@ class SegmentationRecipe(Recipe):
     measure: SegmentationMeasureRecipe = SegmentationMeasureRecipe()
     data: DataRecipe = DataRecipe()
     model: NetworkRecipe = NetworkRecipe()
+    collect: SegmentationCollectRecipe = SegmentationCollectRecipe()
     score: ScoreRecipe = ScoreRecipe()
