@@ -46,7 +46,13 @@ def shortfalls(numbers: Mapping[str, Any]) -> list[str]:
 
 def verdict(numbers: Mapping[str, Any]) -> str:
     """One line on the numbers of a fit's report."""
-    if short := shortfalls(numbers):
+    short = shortfalls(numbers)
+    if short == ["wrong_sign undefined"]:
+        return (
+            "held out: the signs of its slope are NOT known: no small move changed the metric, as where the model "
+            "finds nothing yet (look at by_regime.model; a longer baseline helps); see docs/fidelity-report.md"
+        )
+    if short:
         return "held out, NOT good enough to train through: " + ", ".join(short) + "; see docs/fidelity-report.md"
     return "held out: " + ", ".join(f"{name} {numbers[name]:.3f}" for name, _, _ in _ASKED) + "; good to train through"
 

@@ -191,6 +191,9 @@ def _descend(
     spread = max(float(fitted[1].std(correction=0)), _LEAST_SPREAD)
     if state.exists():
         notes = load_state(state, both, optimizer)
+    begun = f", going on after epoch {notes['epoch']}" if notes["epoch"] else ""
+    message = f"fit: {len(fitted[1])} rows, at most {settings.epochs} epochs{begun}"
+    yield Progress("fit", notes["epoch"], settings.epochs, message=message)
     while notes["epoch"] < settings.epochs and notes["epoch"] - notes["best_epoch"] < settings.patience:
         epoch = notes["epoch"]
         for group in optimizer.param_groups:

@@ -70,7 +70,7 @@ class Refresh:
             return
         if gone and settings.refresh == "never":
             raise DivergedError(self._told(epoch, scores, "let it be fitted again with --refresh auto"))
-        yield from self._again(epoch, model)
+        yield from self._again(epoch, model, f"Spearman is {scores[KEY]['spearman']:.3f} on val" if gone else "due")
         scores = yield from self._scores(model, Agreement(self._measure, self._surrogate))
         if drifted(scores[KEY], least=settings.min_spearman):
             raise DivergedError(
@@ -81,7 +81,8 @@ class Refresh:
                 )
             )
 
-    def _again(self, epoch: int, model: nn.Module) -> Stage[None]:
+    def _again(self, epoch: int, model: nn.Module, why: str) -> Stage[None]:
+        yield Progress("refresh", 0, 1, message=f"refresh after epoch {epoch}: {why}; collecting and fitting again")
         fresh = self._folder / "refresh" / str(epoch)
         was_training = model.training
         yield from self._collect(model, fresh / "stats", fresh / "moves")

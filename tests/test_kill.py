@@ -35,3 +35,15 @@ def test_killed_and_resumed(folder, stage, following, kills):
     assert told["kills"] == kills
     assert stage != "finetune" or (folder / "before-end" / "finetune-surrogate" / "refresh" / "1").is_dir()
     assert told["hits"] >= kills // 2, "the kills came too late to test anything"
+
+
+def test_a_job_that_is_ended_from_outside_ends_as_an_interrupted_one(tmp_path):
+    program = [sys.executable, "-c", "from surrogate_cli.main import app; app()"]
+    command = [*program, "train", "--app", "toy", "--run", str(tmp_path / "run"), "--epochs", "100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        told = job.stderr.readline()  # it has begun
+        job.terminate()
+        told += job.stderr.read()
+    assert job.returncode == 130
+    assert told.endswith("interrupted; what was finished is saved; the same command continues it\n")
+    assert "Traceback" not in told

@@ -3,6 +3,7 @@
 The pipeline is imported inside the commands, so that `surrogate --help` answers without torch.
 """
 
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +55,11 @@ cli.add_typer(plugins, name="plugins", rich_help_panel=LOOK)
 
 
 def app() -> None:
-    """The program `surrogate`: runs the command of `sys.argv` and leaves with its exit code."""
+    """The program `surrogate`: runs the command of `sys.argv` and leaves with its exit code.
+
+    A job that is ended from outside, by `timeout` or a scheduler, ends as one that is interrupted at the keyboard.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(exit_code(cli, sys.argv[1:]))
 
 

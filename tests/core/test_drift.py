@@ -143,7 +143,7 @@ def test_one_that_drifted_is_fitted_again_with_the_rows_of_before(
     tmp_path: Path, measure: Measure, surrogate: Surrogate
 ) -> None:
     made = Fitted(tmp_path, measure, surrogate, FINE)
-    made(1, GONE)
+    assert "refresh after epoch 1: Spearman is 0.500 on val; collecting and fitting again" in made(1, GONE)
     made(2, GONE)
     assert made.calls == ["collect", "fit 1", "collect", "fit 2"]
     assert surrogate.layers[0].weight.eq(7.0).all()

@@ -121,3 +121,6 @@ def test_the_verdict_names_what_is_short_of_the_bars() -> None:
     assert "spearman 0.900 (above 0.95 is asked for)" in bad
     assert "wrong_sign 0.030 (below 0.02 is asked for)" in bad
     assert "r2 undefined" in bad
+    unknown = verdict({**good, "wrong_sign": None})
+    assert "NOT known" in unknown
+    assert "no small move changed the metric" in unknown

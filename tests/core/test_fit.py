@@ -191,15 +191,17 @@ def test_a_killed_fit_ends_in_the_same_bytes(stores: tuple[StatsStore, StatsStor
 
 def test_a_killed_fit_goes_on_and_does_not_begin_anew(stores: tuple[StatsStore, StatsStore], tmp_path: Path) -> None:
     stage = fitting(stores, tmp_path)
-    for _ in range(25):
+    for _ in range(26):
         next(stage)
     stage.close()
-    assert next(fitting(stores, tmp_path)).step == 21
+    told, first, *_ = fitting(stores, tmp_path)
+    assert "at most 40 epochs, going on after epoch 20" in told.message
+    assert first.step == 21
 
 
 def test_a_fit_that_gets_no_better_stops(stores: tuple[StatsStore, StatsStore], tmp_path: Path) -> None:
     seen = list(fitting(stores, tmp_path, lr=1e-30, patience=3))
-    assert [p.step for p in seen] == [1, 2, 3, 4, 40]
+    assert [p.step for p in seen] == [0, 1, 2, 3, 4, 40]
     assert "in 4 epochs" in seen[-1].message
 
 

@@ -82,7 +82,7 @@ def test_the_positive_class_can_be_named(tmp_path: Path) -> None:
         (lines(), {"target": "age"}, "expected 2"),
         (lines(), {"positive": "maybe"}, "holds no and yes"),
         (lines().replace("20,blue", "20", 1), {}, ":2: 2 cells, expected 3"),
-        (lines().replace("20,blue", ",blue", 1), {}, ":2: nothing in column 'age'"),
+        (lines().replace("20,blue", ",blue", 1), {}, ":2: nothing in column 'age' (1 of 100 lines have gaps)"),
         (lines().replace("20,blue", "nan,blue", 1), {}, "'age' holds 'nan' at sample 1"),
         (lines().replace("20,blue", "old,blue", 1), {}, "'age' is not numeric (first: 'old')"),
         (lines().replace("age,colour", "sick,colour"), {}, "repeat"),

@@ -52,6 +52,7 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
     (_, names), *rows = lines
     if len(set(names)) != len(names) or not all(names):
         raise DataError(f"{path}: column names repeat or are empty in {names}; give each column its own name")
+    gaps = sum("" in row for _, row in rows)
     for number, row in rows:
         if len(row) != len(names):
             raise DataError(
@@ -59,7 +60,8 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
             )
         if "" in row:
             raise DataError(
-                f"{path}:{number}: nothing in column {names[row.index('')]!r}; fill the gap or delete the line"
+                f"{path}:{number}: nothing in column {names[row.index('')]!r} ({gaps} of {len(rows)} lines have gaps); "
+                "fill them or delete the lines"
             )
     return names, [row for _, row in rows]
 
