@@ -23,7 +23,7 @@ requires-python = ">=3.11"
 dependencies = ["surrogate-loss"]
 
 [project.entry-points."surrogate.measures.{app}"]
-{name} = "{module}:{name}"
+{name} = "{module}:{variable}"
 
 [tool.hatch.build.targets.wheel]
 only-include = ["{module}.py"]
@@ -38,7 +38,7 @@ from surrogate.from_function import measure_from_function
 
 
 # The least and the greatest value, and which is better; by takes= the function is given another view of the outputs.
-{name} = measure_from_function(metric, app="{app}", bounds=(0.0, 1.0), higher_is_better=True)
+{variable} = measure_from_function(metric, app="{app}", bounds=(0.0, 1.0), higher_is_better=True)
 '''
 _TEST = '''\
 """{name} keeps the contract of a measure."""
@@ -77,6 +77,7 @@ def new_package(name: str, *, app: str, folder: Path | None = None) -> list[Path
     package = "-".join(("surrogate", *re.findall(r"[a-z0-9]+", app.lower()), *re.findall(r"[a-z0-9]+", name)))
     told = {
         "name": name,
+        "variable": name.replace("-", "_"),
         "app": app,
         "package": package,
         "module": package.replace("-", "_"),
@@ -92,7 +93,7 @@ def new_package(name: str, *, app: str, folder: Path | None = None) -> list[Path
     templates = {
         "pyproject.toml": _PYPROJECT,
         f"{told['module']}.py": _MODULE,
-        f"tests/test_{name}.py": _TEST,
+        f"tests/test_{told['variable']}.py": _TEST,
         "README.md": _README,
     }
     (root / "tests").mkdir()
@@ -102,11 +103,12 @@ def new_package(name: str, *, app: str, folder: Path | None = None) -> list[Path
 
 
 def _check_name(name: str, app: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    variable = name.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", variable) or keyword.iskeyword(variable):
         raise UsageError(
-            f"{name!r}: not a name for a measure; expected lower-case letters, digits and _, such as my_f2"
+            f"{name!r}: not a name for a measure; expected lower-case letters, digits, - and _, such as my-f2"
         )
-    if name in ("metric", "measure_from_function"):
+    if variable in ("metric", "measure_from_function"):
         raise UsageError(f"{name!r}: the module has something of that name already; choose another, such as my_{name}")
     if taken := [p.package for p in plugins.listed(plugins.MEASURES + app) if p.name == name]:
         raise UsageError(f"app {app!r} has a measure {name!r} already, of package {taken[0]}; choose another name")

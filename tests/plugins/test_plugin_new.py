@@ -42,14 +42,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_new_package_installs_passes_its_test_and_its_check(
     app: str, site: Path, tmp_path: Path, surrogate_cli: Run
 ) -> None:
-    made = surrogate_cli("plugins", "new", f"own_{app}", "--app", app, "--json").json
+    made = surrogate_cli("plugins", "new", f"own-{app}", "--app", app, "--json").json
     package = tmp_path / made["folder"]
     module = package / f"surrogate_{app}_own_{app}.py"
     assert made["files"] == ["pyproject.toml", module.name, f"tests/test_own_{app}.py", "README.md"]
     assert len(module.read_text().splitlines()) < 30
     installed(package, site)
     python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", site=site)
-    checked = surrogate_cli("plugins", "check", f"own_{app}", "--json")
+    checked = surrogate_cli("plugins", "check", f"own-{app}", "--json")
     assert (checked.code, checked.json["ok"], checked.json["app"]) == (0, True, app)
     assert {"rows", "undefined rows", "gradcheck", "samples alone", "perfect"} <= {
         c["check"] for c in checked.json["checks"]
