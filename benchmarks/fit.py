@@ -31,10 +31,11 @@ _FOREVER = 10_000
 def epochs(rows: Rows, folder: Path, *, device: torch.device, **changes: Any) -> tuple[Iterator[Progress], int]:
     """The stage `fit` over a store of the rows: each `next` is one epoch. And how many rows it is fitted to."""
     settings = FitRecipe(epochs=_FOREVER, patience=_FOREVER, **changes)
-    moved = random_rows(len(rows.value) // 10, 2 * len(COLUMNS))
-    moved.value.sub_(0.5)  # a change of the loss has both signs
+    moved = random_rows(len(rows.value) // 10, 2 * len(COLUMNS) + 1)
+    moved.value.sub_(0.5)  # a change of the loss has both signs, and so has that under noise
+    moved.stats[:, -1] -= 0.5
     stores = [write(folder / "rows", rows, COLUMNS)]
-    moves = [write(folder / "moves", moved, [*COLUMNS, *(f"d_{name}" for name in COLUMNS)])]
+    moves = [write(folder / "moves", moved, [*COLUMNS, *(f"d_{name}" for name in COLUMNS), "change_under_noise"])]
     fitted = split_by_sample(rows.sample, share=settings.holdout, seed=0).fitted
     stage = fit(stores, moves, settings=settings, seed=0, device=device, state=folder / "state.pt")
     next(stage)  # reads, splits, standardises, and one epoch

@@ -134,7 +134,10 @@ class SegmentationTask:
         """Per-class IoU bars, and a strip of test images with the truth and each model's labels."""
         if not figures.available():
             return []
-        per_class = {name: score["iou"] for name, score in scores.items()}
+        per_class = {  # in the order of the labels, as in the legend of the images
+            name: {label: score["iou"][label] for label in self.data.classes if label in score["iou"]}
+            for name, score in scores.items()
+        }
         spreads = {
             name: {**score["sd"].get("iou", {}), "mean": score["sd"].get("miou", 0.0)}
             for name, score in scores.items()
