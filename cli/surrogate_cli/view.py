@@ -86,8 +86,28 @@ def _numbers(result: Mapping[str, Any], paths: Mapping[str, Any]) -> Iterator[li
             _heading("after, by loss", result),
             _side_by_side({n: loss["after"] for n, loss in losses.items()}),
         ]
+    if isinstance(tables.get("fidelity"), Mapping):
+        yield from _fidelity(result, tables.pop("fidelity"))
     for name, value in tables.items():
         yield [_heading(name, result), _values(value) if isinstance(value, Mapping) else _records(value)]
+
+
+def _fidelity(result: Mapping[str, Any], learned: Mapping[str, Any]) -> Iterator[list[RenderableType]]:
+    """The numbers of a fit next to those of the hand-made form of the metric, where there is one; a line a regime."""
+    analytic = learned.get("analytic", {})
+    sides = {"learned": learned, **({"analytic": analytic} if analytic else {})}
+    whole = {
+        side: {name: value for name, value in numbers.items() if name not in ("analytic", "by_regime")}
+        for side, numbers in sides.items()
+    }
+    yield [_heading("fidelity", result), _side_by_side(whole)]
+    regimes = []
+    for regime, numbers in learned.get("by_regime", {}).items():
+        regimes.append({"regime": regime, **{name: numbers[name] for name in ("spearman", "r2", "mae")}})
+        if analytic:
+            regimes[-1]["analytic spearman"] = analytic["by_regime"][regime]["spearman"]
+    if regimes:
+        yield [Text("by regime", style="bold"), _records(regimes)]
 
 
 def _is_table(value: Any) -> bool:

@@ -42,7 +42,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         "measure": "iou",
         "level": "sample",
         "fidelity": {
-            "analytic": {"spearman": 0.5},
+            "analytic": {"spearman": 0.5, "by_regime": {"model": {"spearman": 0.75}}},
+            "by_regime": {"model": {"spearman": 0.875, "kendall": 0.8, "r2": None, "mae": 0.0625, "n_samples": 20}},
             "spearman": 0.98765,
             "kendall": None,
             "r2": math.nan,

@@ -108,13 +108,15 @@ def test_fit_shows_fidelity_with_its_level_figures_and_the_next_command(
     for row in (
         "columns tp, fp",
         "fidelity iou, level sample",
-        "spearman 0.9877",
-        "kendall -",
-        "r2 -",
-        "n_samples 20",
+        "learned analytic",
+        "spearman 0.9877 0.5000",
+        "kendall - -",
+        "r2 - -",
+        "n_samples 20 -",
+        "regime spearman r2 mae analytic spearman",
+        "model 0.8750 - 0.0625 0.7500",
     ):
         assert row in shown
-    assert shown.index("n_samples 20") < shown.index("analytic") == shown.index("spearman 0.5000") - 1
     assert shown[shown.index("figures runs/a/fit.png") + 1] == "runs/a/rows.png"
     assert not any("report" in line or "nan" in line.lower() for line in shown[:-1])
     assert shown[-1].startswith("next: read docs/fidelity-report.md"), "no fit to train through"
