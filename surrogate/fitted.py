@@ -60,9 +60,12 @@ def check_signs(fidelity: Mapping[str, Any], *, allowed: float, where: str) -> N
     """
     wrong = fidelity.get("wrong_sign")
     if wrong is not None and wrong > allowed:
+        floor = fidelity.get("analytic", {}).get("wrong_sign")
+        beside = "" if floor is None else f"; the hand-made soft form has {100 * floor:.1f} %"
         raise QualityError(
             f"{where}: {100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most {100 * allowed:.1f} % "
-            "are allowed; fit it better (docs/fidelity-report.md), or allow it with --set finetune.max_wrong_sign=1"
+            f"are allowed{beside}; fit it better (docs/fidelity-report.md), or allow it with --set "
+            "finetune.max_wrong_sign=1"
         )
 
 

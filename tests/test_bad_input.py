@@ -181,6 +181,7 @@ def test_a_refused_finetuning_may_be_asked_for_with_other_settings(small_run, tm
     ended = surrogate_cli("finetune", "--run", run, "--quiet", *strict)
     assert (ended.code, ended.out) == (5, "")
     assert "30.0 % of its gradient signs are wrong" in ended.err
+    assert "the hand-made soft form has 0.0 %; fit it better" in ended.err
     assert surrogate_cli("finetune", "--run", run, "--quiet", "--set", "finetune.max_wrong_sign=1").code == 0
     ended = surrogate_cli("finetune", "--run", run, "--quiet", *strict)  # by now there is something to lose
     assert (ended.code, "finetune.max_wrong_sign" in ended.err) == (2, True)
