@@ -20,11 +20,12 @@ from surrogate.engine import Engine
 from surrogate.moves import KINDS
 from surrogate.progress import finish
 from surrogate.protocols import Measure
-from surrogate.recipe import CollectRecipe, MeasureRecipe, ModelRecipe, Recipe, Section
+from surrogate.recipe import MeasureRecipe, ModelRecipe, Recipe, Section
 from surrogate.regimes import REGIMES
 from surrogate.store import StoreWriter
 from surrogate_segmentation.measures import iou
 from surrogate_segmentation.networks.unet import UNet
+from surrogate_segmentation.recipe import SegmentationCollectRecipe
 
 SUBJECT = "collect"
 FORWARD = "forward pass"
@@ -90,7 +91,7 @@ class Collection:
 
     def collecting(self, *regimes: str, moves: int = 0) -> Case:
         """The stage `collect`, store and all."""
-        settings = CollectRecipe(batch_size=self.batch_size, regimes=regimes, moves=moves)
+        settings = SegmentationCollectRecipe(batch_size=self.batch_size, regimes=regimes, moves=moves)
         spec, moved = store_spec(self.measure.columns, regimes), store_spec(move_columns(self.measure), KINDS)
 
         def run() -> None:

@@ -94,8 +94,8 @@ class Refresh:
         fitted, fidelity = yield from self._fit(rows, moves, fresh / "fit-state.safetensors")
         (fresh / "fit-state.safetensors").unlink(missing_ok=True)
         write_json(fresh / "fit.json", fidelity)
-        kept_model = f"refresh after epoch {epoch} (kept: {self._folder / 'model.safetensors'})"
-        check_signs(fidelity, allowed=self._settings.max_wrong_sign, where=kept_model)
+        where = f"refresh after epoch {epoch} (kept: {self._folder / 'model.safetensors'})"
+        check_signs(fidelity, allowed=self._settings.max_wrong_sign, where=where)
         self._surrogate.load_state_dict(fitted.state_dict())
         spearman = fidelity["spearman"]
         yield Progress(
