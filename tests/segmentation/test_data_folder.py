@@ -132,6 +132,16 @@ def test_masks_that_do_not_tell_the_classes_ask_for_a_description(tmp_path: Path
         opened(tmp_path)
 
 
+def test_the_one_mask_with_another_value_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    odd = tmp_path / "masks" / "p3.png"
+    mask = np.array(Image.open(odd))
+    mask[2, 5] = 200
+    Image.fromarray(mask).save(odd)
+    with pytest.raises(DataError, match=r"0, 1, 2, 200 by the values of the masks \(200 is in masks/p3.png\)"):
+        opened(tmp_path)
+
+
 def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     write(tmp_path, count=1)
     with pytest.raises(DataError, match="1 image; expected at least 2"):

@@ -134,26 +134,33 @@ def _classes(
     """The names of the classes, and the notes on them."""
     if described.classes is not None:
         return described.classes, ()
+    where: Mapping[int, Path] = {}
     if described.label_map is not None:
         ids, origin = set(described.label_map.values()), "[label_map]"
     else:
-        ids, origin = _values(splits), "the values of the masks"
+        where = _values(splits)
+        ids, origin = set(where), "the values of the masks"
     ids -= {described.ignore_index}
     if ids != set(range(len(ids))) or len(ids) < 2:
         found = ", ".join(map(str, sorted(ids)[:8])) + (", ..." if len(ids) > 8 else "")
+        beyond = next((i for place, i in enumerate(sorted(ids)) if i != place and i in where), None)
+        example = f" ({beyond} is in {where[beyond].relative_to(root)})" if beyond is not None else ""
         raise DataError(
-            f"{root}: label ids {found or 'none'} by {origin}; expected 0 to C-1 for at least 2 classes, and"
+            f"{root}: label ids {found or 'none'} by {origin}{example}; expected 0 to C-1 for at least 2 classes, and"
             f" {described.ignore_index} for void: write classes and a [label_map] in dataset.toml"
         )
     return tuple(f"class {i}" for i in range(len(ids))), (f"{len(ids)} classes inferred from {origin}",)
 
 
-def _values(splits: Mapping[str, tuple[Pair, ...]]) -> set[int]:
-    """All values that occur in the masks."""
+def _values(splits: Mapping[str, tuple[Pair, ...]]) -> dict[int, Path]:
+    """All values that occur in the masks, each with the first mask that has it."""
     paths = [pair.label for pairs in splits.values() for pair in pairs]
+    where: dict[int, Path] = {}
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda path: np.unique(read_mask(path)).tolist(), paths)
-        return {value for values in found for value in values}
+        for path, values in zip(paths, pool.map(lambda path: np.unique(read_mask(path)).tolist(), paths), strict=True):
+            for value in values:
+                where.setdefault(value, path)
+    return where
 
 
 def _meaning(described: Description, num_classes: int, file: Path) -> dict[int, int]:
