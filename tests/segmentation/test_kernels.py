@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -63,6 +64,18 @@ def test_error_in_float32(kernel, size, right):
     plain = both(logits, labels, "reference")
     for found, eager, truth in zip(both(logits, labels, kernel), plain, exact, strict=True):
         assert (found - truth).abs().max() <= (eager - truth).abs().max() + 5e-4
+
+
+@pytest.mark.skipif(not _compiles() or platform.machine() != "x86_64", reason="x86-64 with a C compiler")
+@pytest.mark.parametrize("flags", [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2")], ids=["8 lanes", "4 lanes"])
+def test_narrower_vectors(flags, monkeypatch):
+    """As on machines with shorter registers than this one's."""
+    logits, labels = batch()
+    expected = both(logits, labels, "native")
+    built = native._built(["cc"], "-fopenmp", *flags)
+    monkeypatch.setattr(native, "library", lambda: built)
+    for found, wide in zip(both(logits, labels, "native"), expected, strict=True):
+        torch.testing.assert_close(found, wide, rtol=0, atol=1e-5)
 
 
 @each_kernel

@@ -1,15 +1,23 @@
 /* One-vs-rest counts and their gradient, one pass over the logits each. The formulas are in __init__.py.
  *
  * An image of n pixels is cut into tiles, a tile into blocks of BLOCK pixels whose C x BLOCK exponentials fit in the
- * first cache. Within a block LANES pixels go through the classes side by side, in the vectors of GCC and clang; the
- * other loops over a block are written for the vectoriser. Logits and gradient share their strides. */
+ * first cache. Within a block GROUP vectors of LANES pixels go through the classes side by side, in the vectors of GCC
+ * and clang; the other loops over a block are written for the vectoriser. Logits and gradient share their strides. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK 128
-#define LANES 16 /* a divisor of BLOCK */
+#ifdef __AVX512F__ /* as wide as the registers: GCC is many times slower with vectors that it has to split */
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define GROUP 4 /* each step of a search for the highest waits for the one before: four searches go on at once */
+#define BLOCK 128 /* a multiple of GROUP * LANES */
+#define LINE 64 /* bytes that come at once */
 #define BANKS 4 /* neighbouring pixels, which are often of one class, need not wait for each other's sum */
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -35,6 +43,23 @@ static inline uint16_t narrow(float f) { /* to the nearest, ties to even */
     uint32_t bits;
     memcpy(&bits, &f, 4);
     return f != f ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+/* Where pixel `first` of class k is, in the logits and in the gradient, in elements. */
+static inline int64_t place(const Shape *s, int64_t image, int64_t k, int64_t first) {
+    return image * s->x_image + k * s->x_class + first * s->x_pixel;
+}
+
+/* Asks for a row of a block beforehand: there are more rows than the hardware foresees. */
+static inline void prefetch(const Shape *s, const void *x, int64_t at, int write) {
+    int64_t size = s->narrow ? 2 : 4;
+    const char *row = (const char *)x + at * size;
+    if (s->x_pixel != 1) return; /* all classes are one row, which it does foresee */
+    for (int64_t i = 0; i < BLOCK * size; i += LINE)
+        if (write)
+            __builtin_prefetch(row + i, 1);
+        else
+            __builtin_prefetch(row + i);
 }
 
 static inline Floats pick(Ints mask, Floats yes, Floats no) {
@@ -74,8 +99,9 @@ static void labels_at(const Shape *s, const void *y, int64_t first, int n, int64
 static void block(const Shape *s, const void *x, const void *y, int64_t image, int64_t first, int n,
                   float *restrict e, int32_t *restrict a, float *restrict r, int32_t *restrict label) {
     for (int64_t k = 0; k < s->classes; k++) {
-        int64_t at = image * s->x_image + k * s->x_class + first * s->x_pixel;
+        int64_t at = place(s, image, k, first);
         float *row = e + k * BLOCK;
+        prefetch(s, x, at + BLOCK, 0);
         if (s->narrow)
             for (int i = 0; i < n; i++) row[i] = widen(((const uint16_t *)x)[at + i * s->x_pixel]);
         else if (s->x_pixel == 1)
@@ -83,22 +109,27 @@ static void block(const Shape *s, const void *x, const void *y, int64_t image, i
         else
             for (int i = 0; i < n; i++) row[i] = ((const float *)x)[at + i * s->x_pixel];
     }
-    for (int i = 0; i < n; i += LANES) {
-        Floats highest = *(Floats *)(e + i), rest = {0};
-        Ints at = {0};
-        for (int32_t k = 1; k < s->classes; k++) {
-            Floats logit = *(Floats *)(e + k * BLOCK + i);
-            Ints higher = logit > highest;
-            highest = pick(higher, logit, highest);
-            at = (higher & k) | (~higher & at);
+    for (int i = 0; i < n; i += GROUP * LANES) {
+        Floats highest[GROUP], rest[GROUP] = {{0}};
+        Ints at[GROUP] = {{0}};
+        for (int g = 0; g < GROUP; g++) highest[g] = *(Floats *)(e + i + g * LANES);
+        for (int32_t k = 1; k < s->classes; k++)
+            for (int g = 0; g < GROUP; g++) {
+                Floats logit = *(Floats *)(e + k * BLOCK + i + g * LANES);
+                Ints higher = logit > highest[g];
+                highest[g] = pick(higher, logit, highest[g]);
+                at[g] = (higher & k) | (~higher & at[g]);
+            }
+        for (int32_t k = 0; k < s->classes; k++)
+            for (int g = 0; g < GROUP; g++) {
+                Floats *row = (Floats *)(e + k * BLOCK + i + g * LANES), power = exp_(*row - highest[g]);
+                rest[g] += pick(at[g] == k, power - 1.0f, power); /* 1 - 1 = 0, unless it is NaN */
+                *row = power;
+            }
+        for (int g = 0; g < GROUP; g++) {
+            *(Ints *)(a + i + g * LANES) = at[g];
+            *(Floats *)(r + i + g * LANES) = rest[g];
         }
-        for (int32_t k = 0; k < s->classes; k++) {
-            Floats *row = (Floats *)(e + k * BLOCK + i), power = exp_(*row - highest);
-            rest += pick(at == k, power - 1.0f, power); /* 1 - 1 = 0, unless it is NaN */
-            *row = power;
-        }
-        *(Ints *)(a + i) = at;
-        *(Floats *)(r + i) = rest;
     }
     int64_t raw[BLOCK];
     labels_at(s, y, image * s->pixels + first, n, raw);
@@ -176,6 +207,7 @@ int backward(const Shape *s, const void *x, const void *y, const float *grad, vo
             int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
             for (; first < last; first += BLOCK) {
                 int n = last - first < BLOCK ? (int)(last - first) : BLOCK;
+                for (int64_t k = 0; k < s->classes; k++) prefetch(s, dx, place(s, image, k, first), 1);
                 block(s, x, y, image, first, n, e, a, r, label);
                 for (int i = 0; i < n; i++) {
                     int missed = a[i] != label[i];
@@ -194,7 +226,7 @@ int backward(const Shape *s, const void *x, const void *y, const float *grad, vo
                     }
                 }
                 for (int64_t k = 0; k < s->classes; k++) {
-                    int64_t at = image * s->x_image + k * s->x_class + first * s->x_pixel;
+                    int64_t at = place(s, image, k, first);
                     float *row = e + k * BLOCK;
                     if (s->narrow)
                         for (int i = 0; i < n; i++) ((uint16_t *)dx)[at + i * s->x_pixel] = narrow(row[i]);
