@@ -31,7 +31,8 @@ class Comparison:
     """What is asked for."""
 
     losses: Sequence[str]
-    """Hand-made losses, variants of the app, `surrogate` (the recipe's own), or `surrogate:MEASURE`."""
+    """Hand-made losses, variants of the app, `surrogate` (the recipe's own), `surrogate:MEASURE`; `A+B` is the mean of
+    any of them and a hand-made loss."""
     seeds: int
     lrs: Sequence[float] = ()
     """Each loss takes the one that is best on val in the first seed; none: the recipe's."""
@@ -47,7 +48,7 @@ class Loss:
 
     @property
     def learned(self) -> bool:
-        return self.finetuned_by == LEARNED
+        return LEARNED in self.finetuned_by.split("+")
 
 
 def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
@@ -101,6 +102,12 @@ def _row(loss: str, lr: float | None, runs: list[dict[str, Any]]) -> dict[str, A
 
 
 def _loss(app: App, app_name: str, name: str) -> Loss:
+    first, *beside = name.split("+")
+    if beside:
+        loss = _loss(app, app_name, first)
+        finetuned_by = "+".join((loss.finetuned_by, *beside))
+        pipeline.check_loss(finetuned_by, app)
+        return Loss(name, finetuned_by, loss.changes if loss.learned else ())
     if name in app.baselines:
         mix = () if name != app.baselines[0] else (("finetune.ce_mix", 1.0),)
         return Loss(name, name, mix)
@@ -258,7 +265,7 @@ def _shown(work: Work, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The app's own loss, continued, and the best learned one on val; what is missing is left out."""
     key = f"val.{result['headline']}"
     rows = {row["loss"]: row for row in result["rows"][1:] if key in row["mean"]}
-    learned = [name for name in rows if name not in work.app.baselines]
+    learned = [name for name in rows if not set(name.split("+")) <= set(work.app.baselines)]
     choose = max if result["higher_is_better"] else min
     best = choose(learned, key=lambda name: rows[name]["mean"][key], default=None)
     return {name: rows[name] for name in (work.app.baselines[0], best) if name is not None and name in rows}

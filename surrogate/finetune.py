@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,18 @@ class MixedLoss(nn.Module):
             return self.loss(outputs, targets)  # type: ignore[no-any-return]
         mixed: Tensor = (1.0 - self.mix) * self.loss(outputs, targets) + self.mix * self.anchor(outputs, targets)
         return mixed
+
+
+class MeanLoss(nn.Module):
+    """The mean of several losses."""
+
+    def __init__(self, losses: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Outputs and targets to a scalar."""
+        return torch.stack([loss(outputs, targets) for loss in self.losses]).mean()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from surrogate.errors import UsageError, nearest
 from surrogate.fidelity import verdict
 from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
+from surrogate.protocols import App
 from surrogate.recorded import is_recorded, opened, record, replay
 from surrogate.refresh import Refresh
 from surrogate.rundir import read_json, write_json
@@ -59,11 +60,19 @@ def fit(request: Request) -> Stage[dict[str, Any]]:
 def finetune(request: Request) -> Stage[dict[str, Any]]:
     """Finetunes the baseline model through the surrogate, or through a hand-made loss by name."""
     work = open_work(request)
-    loss = work.recipe.finetune.loss
-    if loss != "surrogate" and loss not in work.app.baselines:
-        raise UsageError(f"--loss {loss}: no such loss; {nearest(loss, ['surrogate', *work.app.baselines])}")
+    check_loss(work.recipe.finetune.loss, work.app)
     claim_run(work)
     return (yield from _finetune(work))
+
+
+def check_loss(loss: str, app: App) -> None:
+    """Raises `UsageError` where `--loss` names what the app does not have, or one loss twice."""
+    names = loss.split("+")
+    for name in names:
+        if name != "surrogate" and name not in app.baselines:
+            raise UsageError(f"--loss {loss}: no such loss as {name!r}; {nearest(name, ['surrogate', *app.baselines])}")
+        if names.count(name) > 1:
+            raise UsageError(f"--loss {loss}: {name} is in it twice; expected different losses")
 
 
 def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
@@ -247,7 +256,7 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
 def _tuned(work: Work, folder: Path) -> Stage[dict[str, Any]]:
     """Trains, and gives the numbers before and after."""
     settings = work.recipe.finetune
-    if settings.loss == "surrogate" and not settings.surrogate:
+    if settings.learned and not settings.surrogate:
         yield from _fit(work)
     else:
         yield from _train(work)
@@ -277,11 +286,10 @@ def _tuned(work: Work, folder: Path) -> Stage[dict[str, Any]]:
 def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None, Callable[[], list[Agreement]]]:
     """The loss that finetuning asks for, what is done about it after an epoch, and what to count beside the scores."""
     settings = work.recipe.finetune
-    if settings.loss != "surrogate":
-        return work.task.baseline(settings.loss), None, list
+    if not settings.learned:
+        return _mean(work, None), None, list
     path = Path(settings.surrogate) if settings.surrogate else work.run.surrogate
     surrogate = fitted.trusted(work, path)
-    loss = SurrogateLoss(work.measure, surrogate).to(work.engine.device)
     refresh = Refresh(
         work.measure,
         surrogate,
@@ -293,7 +301,18 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
         fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),
     )
-    return loss, refresh, lambda: [Agreement(work.measure, surrogate)]
+    return _mean(work, surrogate), refresh, lambda: [Agreement(work.measure, surrogate)]
+
+
+def _mean(work: Work, surrogate: nn.Module | None) -> nn.Module:
+    """The losses that finetuning names, as one."""
+    losses = [
+        SurrogateLoss(work.measure, surrogate).to(work.engine.device)
+        if surrogate is not None and name == "surrogate"
+        else work.task.baseline(name)
+        for name in work.recipe.finetune.losses
+    ]
+    return losses[0] if len(losses) == 1 else finetuning.MeanLoss(losses)
 
 
 def _scalars(scores: Mapping[str, Any]) -> dict[str, Any]:

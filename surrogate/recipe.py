@@ -68,7 +68,7 @@ class FinetuneRecipe(TrainRecipe):
     lr: PositiveFloat = 5e-4
     schedule: Literal["constant", "cosine"] = "cosine"
     loss: str = "surrogate"
-    """`surrogate`, or a hand-made loss of the app by name."""
+    """`surrogate`, or a hand-made loss of the app by name; `surrogate+dice` is the mean of the two."""
     surrogate: str = ""
     """File of a surrogate that another run has fitted; empty: this run's own."""
     ce_mix: float = Field(default=0.25, ge=0.0, le=1.0)
@@ -82,6 +82,16 @@ class FinetuneRecipe(TrainRecipe):
     refresh: Literal["auto", "never"] | PositiveInt = "auto"
     """When the surrogate is fitted again to the model as it is then: when it has drifted, never, or every N epochs. One
     that has drifted after that, or may not be fitted again, stops the training."""
+
+    @property
+    def losses(self) -> list[str]:
+        """The names in `loss`."""
+        return self.loss.split("+")
+
+    @property
+    def learned(self) -> bool:
+        """Whether the surrogate is one of them."""
+        return "surrogate" in self.losses
 
 
 class CollectRecipe(Section):

@@ -105,6 +105,27 @@ def test_an_unknown_loss_is_told_before_anything_runs(tmp_path, surrogate_cli):
     assert not (tmp_path / "cmp").exists()
 
 
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [("surrogate+mes", "did you mean 'mse'?"), ("mse+mse", "mse is in it twice")],
+)
+def test_a_mean_of_losses_is_of_the_apps_own(losses, message, tmp_path, surrogate_cli):
+    ended = surrogate_cli("compare", "--run", tmp_path / "cmp", *TOY, "--losses", losses)
+    assert ended.code == 2
+    assert message in ended.err
+    assert not (tmp_path / "cmp").exists()
+
+
+def test_a_mean_of_losses_is_a_row_of_its_own(compared, surrogate_cli):
+    run = compared.parent / "mean"
+    asked = ("--losses", "surrogate,surrogate+mse", "--seeds", 1, "--lrs", "0.01")
+    rows = {row["loss"]: row for row in surrogate_cli("compare", "--run", run, *TOY, *asked, "--json").json["rows"]}
+    alone, mean = (rows[name]["runs"][0] for name in ("surrogate", "surrogate+mse"))
+    assert mean["fidelity"] == alone["fidelity"]
+    assert mean["agreement"] is not None
+    assert mean["test"] != alone["test"]
+
+
 def test_a_run_that_diverges_is_told_and_counted(compared, surrogate_cli):
     asked = ("--losses", "mse,surrogate", "--seeds", 1, "--lrs", "1e30")
     run = compared.parent / "diverged"

@@ -128,6 +128,18 @@ def test_a_baseline_loss_starts_from_the_same_model(run, surrogate_cli):
     assert dice["losses"].keys() == {"ce", "dice"}
 
 
+def test_losses_joined_by_plus_are_trained_through_together(run, surrogate_cli):
+    both = surrogate_cli("finetune", "--run", run, "--loss", "surrogate+dice", "--epochs", 1, "--json").json
+    alone = surrogate_cli("finetune", "--run", run, "--loss", "surrogate", "--epochs", 1, "--json").json
+    assert both["after"] != alone["after"]
+    folder = run / "finetune-surrogate+dice"
+    (line,) = (json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines())
+    assert line["val"]["surrogate"]["rows"] > 0  # the surrogate in it is watched as it is alone
+    shown = surrogate_cli("evaluate", "--run", run, "--loss", "surrogate+dice", "--json").json
+    assert shown["model"] == str(folder)
+    assert shown["metrics"]["miou"] == both["after"]["miou"]
+
+
 def test_a_deleted_finetuning_is_trained_anew(run, surrogate_cli):
     """As the refusal of other settings advises: what comes back then is the new recipe's, and there."""
     once = ("finetune", "--run", run, "--loss", "ce", "--epochs", 1)

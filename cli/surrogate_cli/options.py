@@ -109,7 +109,9 @@ class CollectOptions(StageOptions):
 class FinetuneOptions(TrainOptions):
     """Of the stage that trains through the surrogate, or through a loss to compare it with."""
 
-    loss: Annotated[str | None, setting(metavar="NAME", help="surrogate, or a loss of the app by name.")] = None
+    loss: Annotated[
+        str | None, setting(metavar="NAME", help="surrogate, a loss of the app, or the mean A+B of both.")
+    ] = None
     ce_mix: Annotated[float | None, setting(metavar="SHARE", help="Share of the app's usual loss, 0 to 1.")] = None
     refresh: Annotated[
         str | None, setting(metavar="auto|never|N", help="Fit anew when it drifted, never, or every N epochs.")
@@ -131,7 +133,7 @@ class CompareOptions(TrainOptions):
     """Of the comparison of losses; epochs and batch size are those of finetuning."""
 
     losses: Annotated[
-        str, run_option(metavar="A,B,...", help="Losses of the app, its variants, surrogate, surrogate:MEASURE.")
+        str, run_option(metavar="A,B,...", help="Losses of the app, its variants, surrogate, surrogate:MEASURE, A+B.")
     ] = "ce,surrogate"
     seeds: Annotated[int, run_option(metavar="N", min=1, help="Seeds, each with a baseline of its own.")] = 3
     lrs: Annotated[

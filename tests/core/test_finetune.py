@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from surrogate.batches import chunks, generator_of, seed_of, shuffled
 from surrogate.engine import Engine
 from surrogate.errors import DivergedError
-from surrogate.finetune import MixedLoss, Selection, Validate, finetune
+from surrogate.finetune import MeanLoss, MixedLoss, Selection, Validate, finetune
 from surrogate.progress import Progress, Stage, finish
 from surrogate.protocols import Dataset
 from surrogate.recipe import TrainRecipe
@@ -257,6 +257,16 @@ class Constant(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
         assert self.value is not None, "a loss without a share was computed"
         return outputs.sum() * 0.0 + self.value
+
+
+def test_the_mean_of_losses_has_the_mean_of_their_gradients() -> None:
+    outputs = torch.randn(4, 3, requires_grad=True)
+    targets = torch.randn(4, 3)
+    mean = MeanLoss([nn.MSELoss(), nn.L1Loss()])(outputs, targets)
+    (gradient,) = torch.autograd.grad(mean, outputs)
+    expected = ((outputs - targets).square().mean() + (outputs - targets).abs().mean()) / 2
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, outputs)[0])
 
 
 @pytest.mark.parametrize(
