@@ -69,7 +69,7 @@ def observed(measure: Measure, outputs: Tensor, targets: Tensor) -> tuple[Tensor
 def defined_stats(additive: Additive, sums: Tensor) -> Tensor:
     """`(R, A)` sums to `(R, F)` statistics, NaN in the rows where the metric is undefined."""
     undefined = additive.metric(sums.detach()).isnan().unsqueeze(1)
-    return torch.where(undefined, torch.nan, additive.stats(sums))
+    return additive.stats(sums).masked_fill(undefined, torch.nan)
 
 
 def sums_of(measure: Measure) -> Additive:

@@ -72,13 +72,13 @@ class SurrogateLoss(nn.Module):
         with torch.autocast(outputs.device.type, enabled=False):
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             stats = self.stats(outputs, targets)
-            defined = ~stats.isnan().all(1)
-            predicted = self.surrogate(torch.where(defined.unsqueeze(1), stats, 0.0))
-            total = torch.where(defined, predicted, 0.0).sum()
+            undefined = stats.isnan().all(1)
+            predicted: Tensor = self.surrogate(stats.masked_fill(undefined.unsqueeze(1), 0.0))
+            total = predicted.masked_fill(undefined, 0.0).sum()
             # Undefined rows are NaN and so is a broken model: the second must not pass for the first.
             # A logit of -inf is no broken model: it masks a class.
-            sound = outputs.detach().amax() < torch.inf if outputs.numel() else defined.new_tensor(True)
-            return total / defined.sum().clamp_min(1) + torch.where(sound, 0.0, torch.nan)
+            sound = outputs.detach().amax() < torch.inf if outputs.numel() else undefined.new_tensor(True)
+            return total / (~undefined).sum().clamp_min(1) + torch.where(sound, 0.0, torch.nan)
 
     def stats(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """`(R, F)` statistics that the surrogate is asked about: of the batch, or of the batches so far."""
