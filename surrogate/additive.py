@@ -22,6 +22,7 @@ def additive_measure(
     version: int = 1,
     analytic: Callable[[Tensor], Tensor] | None = None,
     directions: tuple[int, ...] = (),
+    takes_half: bool = False,
 ) -> Measure:
     """The measure whose rows are the sums of a sample, of a batch, or (in the running loss) of a data set.
 
@@ -54,6 +55,7 @@ def additive_measure(
         additive=additive,
         analytic=analytic,
         directions=directions,
+        takes_half=takes_half,
     )
 
 

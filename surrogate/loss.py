@@ -70,7 +70,8 @@ class SurrogateLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Outputs and targets as the measure takes them, to a scalar."""
         with torch.autocast(outputs.device.type, enabled=False):
-            outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+            if not self.measure.takes_half:
+                outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             stats = self.stats(outputs, targets)
             undefined = stats.isnan().all(1)
             predicted: Tensor = self.surrogate(stats.masked_fill(undefined.unsqueeze(1), 0.0))

@@ -86,6 +86,10 @@ class Measure:
     """False where the metric may be undefined and the statistics cannot tell, as of a function that raises. A fit drops
     such rows; a loss goes by the statistics, and counts them in."""
 
+    takes_half: bool = False
+    """Whether `stats` reads outputs of bfloat16 and float16 as they are and computes in float32 within. Otherwise a
+    loss widens them beforehand, which costs a copy of the outputs and one of their gradient."""
+
     def loss_of(self, value: Tensor) -> Tensor:
         """Metric values as losses in [0, 1]: 0 at the best bound, 1 at the worst. NaN stays NaN."""
         low, high = self.bounds

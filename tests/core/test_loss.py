@@ -98,6 +98,19 @@ def test_statistics_are_taken_in_fp32_of_outputs_in_bf16(surrogate: Surrogate, b
     assert batch[0].grad is not None
 
 
+def test_a_measure_that_takes_half_precision_gets_it(surrogate: Surrogate, batch: Batch) -> None:
+    seen = []
+
+    def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:  # noqa: ARG001
+        seen.append(outputs.dtype)
+        return outputs.float().flatten(1)[:, :2].sigmoid()
+
+    measure = Measure(lambda o, t, /: o.sum(), stats, ("truth", "sure"), takes_half=True)  # noqa: ARG005
+    value = SurrogateLoss(measure, surrogate)(batch[0].bfloat16(), batch[1])
+    assert seen == [torch.bfloat16]
+    assert value.dtype == torch.float32
+
+
 def test_the_gradient_is_right(loss: SurrogateLoss, batch: Batch) -> None:
     outputs, targets = batch[0].detach().double().requires_grad_(), batch[1].clone()
     targets[1] = -1

@@ -342,6 +342,15 @@ def test_labels_are_where_the_logits_are():
         soft_counts(logits, labels.to("meta"), ignore_index=VOID)
 
 
+@pytest.mark.parametrize("statistics", ["one-vs-rest", "literal", "hinge"])
+def test_iou_reads_half_precision_as_exactly_as_when_widened(statistics):
+    logits, labels = batch(dtype=torch.float32)
+    logits = logits.bfloat16()
+    measure = iou(num_classes=5, ignore_index=VOID, statistics=statistics)
+    assert measure.takes_half
+    torch.testing.assert_close(measure.stats(logits, labels), measure.stats(logits.float(), labels))
+
+
 def test_the_measure_takes_a_kernel_and_all_agree():
     logits, labels = batch()
     stats = {k: iou(num_classes=5, ignore_index=VOID, kernel=k).stats(logits, labels) for k in ("reference", "auto")}

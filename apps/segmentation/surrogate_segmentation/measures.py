@@ -68,6 +68,7 @@ def iou(
         version=2 if statistics == "hinge" else 1,
         analytic=lambda stats: stats[:, 0],
         directions=DIRECTIONS,
+        takes_half=True,
     )
 
 
