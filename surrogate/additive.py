@@ -39,10 +39,10 @@ def additive_measure(
     """
 
     def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return additive.metric(_pooled(additive, outputs, targets, level))
+        return additive.metric(pooled_sums(additive, outputs, targets, level))
 
     def stats(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return defined_stats(additive, _pooled(additive, outputs, targets, level))
+        return defined_stats(additive, pooled_sums(additive, outputs, targets, level))
 
     return Measure(
         metric,
@@ -64,7 +64,7 @@ def observed(measure: Measure, outputs: Tensor, targets: Tensor) -> tuple[Tensor
     additive = measure.additive
     if additive is None or measure.level == "dataset":  # there, only the two functions know what came before
         return measure.stats(outputs, targets), measure.metric(outputs, targets)
-    sums = _pooled(additive, outputs, targets, measure.level)
+    sums = pooled_sums(additive, outputs, targets, measure.level)
     return defined_stats(additive, sums), additive.metric(sums)
 
 
@@ -99,6 +99,7 @@ def continued(measure: Measure, before: Tensor) -> Measure:
     return dataclasses.replace(measure, metric=metric, stats=stats)
 
 
-def _pooled(additive: Additive, outputs: Tensor, targets: Tensor, level: Level) -> Tensor:
+def pooled_sums(additive: Additive, outputs: Tensor, targets: Tensor, level: Level) -> Tensor:
+    """`(R, A)` sums of the rows of a batch: of each sample, or of all of them."""
     sums = additive.sums(outputs, targets)
     return sums.flatten(0, 1) if level == "sample" else sums.sum(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate import approximator, plugins
-from surrogate.additive import batch_sums, defined_stats, sums_of
+from surrogate.additive import pooled_sums, sums_of
 from surrogate.errors import DataError
 from surrogate.protocols import Measure
 
@@ -21,9 +21,9 @@ _DECAY = 0.9
 class SurrogateLoss(nn.Module):
     """Called like `nn.CrossEntropyLoss`: `loss(outputs, targets)` is a scalar, the mean predicted loss of the rows.
 
-    Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN or inf in the outputs gives
-    NaN. Statistics and surrogate run in fp32, also under autocast. The surrogate is frozen: only the outputs get a
-    gradient (NeuroIoU, Algorithm 1, Eq. 5).
+    Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN or inf in the outputs (of a
+    measure that has sums: in those) gives NaN. Statistics and surrogate run in fp32, also under autocast. The surrogate
+    is frozen: only the outputs get a gradient (NeuroIoU, Algorithm 1, Eq. 5).
     """
 
     def __init__(self, measure: Measure, surrogate: nn.Module) -> None:
@@ -72,26 +72,35 @@ class SurrogateLoss(nn.Module):
         with torch.autocast(outputs.device.type, enabled=False):
             if not self.measure.takes_half:
                 outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-            stats = self.stats(outputs, targets)
-            undefined = stats.isnan().all(1)
+            stats, undefined, sound = self._rows(outputs, targets)
             predicted: Tensor = self.surrogate(stats.masked_fill(undefined.unsqueeze(1), 0.0))
             total = predicted.masked_fill(undefined, 0.0).sum()
-            # Undefined rows are NaN and so is a broken model: the second must not pass for the first.
-            # A logit of -inf is no broken model: it masks a class.
-            sound = outputs.detach().amax() < torch.inf if outputs.numel() else undefined.new_tensor(True)
             return total / (~undefined).sum().clamp_min(1) + torch.where(sound, 0.0, torch.nan)
 
-    def stats(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """`(R, F)` statistics that the surrogate is asked about: of the batch, or of the batches so far."""
-        if self.measure.level != "dataset":
-            return self.measure.stats(outputs, targets)
-        sums = batch_sums(self.measure, outputs, targets)
+    def _rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`(R, F)` statistics, `(R,)` bool which rows are undefined, and `()` bool whether the outputs are sound.
+
+        Undefined rows are NaN and so is a broken model: the second must not pass for the first. Sums tell, where there
+        are some, and are few; else all outputs are looked through.
+        """
+        if self.measure.level != "dataset" and self.measure.additive is None:
+            stats = self.measure.stats(outputs, targets)
+            return stats, stats.isnan().all(1), _sound(outputs)
+        additive = sums_of(self.measure)
+        sums = pooled_sums(additive, outputs, targets, self.measure.level)
+        sound = _sound(sums)
+        if self.measure.level == "dataset":
+            sums = self._running(sums)
+        return additive.stats(sums), additive.metric(sums.detach()).isnan(), sound
+
+    def _running(self, sums: Tensor) -> Tensor:
+        """`(k, A)` sums of the batches so far, this one included, with its gradient."""
         total, weight = sums.detach(), 1.0
         if self._sums is not None:
             total, weight = total + _DECAY * self._sums.to(total), weight + _DECAY * self._weight
         if self.training and torch.is_grad_enabled():
             self._sums, self._weight = total, weight
-        return defined_stats(sums_of(self.measure), total / weight + (sums - sums.detach()))
+        return total / weight + (sums - sums.detach())
 
     def get_extra_state(self) -> Tensor:
         """What is remembered, for a checkpoint: `(k + 1, A)` float64, the weight in the last row; nothing is `(0,)`."""
@@ -105,6 +114,11 @@ class SurrogateLoss(nn.Module):
         self.reset()
         if len(state):
             self._sums, self._weight = state[:-1], float(state[-1, 0])
+
+
+def _sound(numbers: Tensor) -> Tensor:
+    """Whether no number is NaN or inf; -inf is sound, a logit of it masks a class."""
+    return numbers.detach().amax() < torch.inf if numbers.numel() else numbers.new_ones((), dtype=torch.bool)
 
 
 def check_matches(card: approximator.Card, measure: Measure, *, path: Path) -> None:

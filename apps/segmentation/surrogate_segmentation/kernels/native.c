@@ -147,9 +147,10 @@ static float *rows(const Shape *s) {
     return calloc((s->classes + 1) * BLOCK, sizeof(float));
 }
 
-/* Each tile of each image adds up its (C + 1, 6) sums in its own part of `sums`, all 0 before: who does which tile does
- * not show. The threads are those of torch, whose OpenMP is in the process already. Returns how many had no memory. */
-int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t images, int threads) {
+/* Each tile of each image adds up its (C + 1, 6) sums in its own part of `sums`, and at the end they are added in the
+ * order of the tiles: who does which tile does not show. `result` is (B, C, 6), without void. The threads are those of
+ * torch, whose OpenMP is in the process already. Returns how many had no memory. */
+int forward(const Shape *s, const void *x, const void *y, double *sums, float *result, int64_t images, int threads) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : failed)
@@ -186,6 +187,12 @@ int forward(const Shape *s, const void *x, const void *y, double *sums, int64_t 
             }
         }
         free(e), free(bank);
+    }
+    int64_t kept = s->classes * 6;
+    for (int64_t i = 0; i < images * kept; i++) {
+        double sum = 0.0;
+        for (int64_t t = 0; t < tiles; t++) sum += sums[(i / kept * tiles + t) * (kept + 6) + i % kept];
+        result[i] = (float)sum;
     }
     return failed;
 }

@@ -47,9 +47,11 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         return tiled.forward(logits, labels, ignore_index)
     logits, labels = tiled.dense(logits), _dense(labels)
     shape, tiles = _shape(logits, labels, ignore_index)
-    sums = torch.zeros(len(logits), tiles, logits.shape[1] + 1, 6, dtype=torch.float64)
-    _call(library().forward, shape, (logits, labels, sums), len(logits))
-    return sums.cumsum(1)[:, -1, :-1].float()  # sum(1) may add in another order when there are more threads
+    images, classes = logits.shape[:2]
+    sums = torch.zeros(images, tiles, classes + 1, 6, dtype=torch.float64)
+    result = torch.empty(images, classes, 6)
+    _call(library().forward, shape, (logits, labels, sums, result), images)
+    return result
 
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
