@@ -119,7 +119,7 @@ class Surrogate(nn.Module):
 
     def latent(self, stats: Tensor) -> Tensor:
         """`(R,)` output of the network before it is clamped: beyond [0, 1] for rows at the metric's bounds."""
-        chosen = stats.index_select(1, self.index).to(self.mean.dtype)
+        chosen = (stats if self.inputs == self.columns else stats.index_select(1, self.index)).to(self.mean.dtype)
         scaled: Tensor = (chosen - self.mean) / self.scale
         result: Tensor = self.layers(scaled).squeeze(1)
         return result
