@@ -47,6 +47,16 @@ def chunks(items: Sequence[int], size: int) -> list[list[int]]:
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
+def even_chunks(items: Sequence[int], size: int) -> list[list[int]]:
+    """As few runs of at most `size` items as can be, of the same length but for one.
+
+    >>> even_chunks([5, 6, 7, 8], 3)
+    [[5, 6], [7, 8]]
+    """
+    runs = -(-len(items) // size)
+    return [list(items[len(items) * k // runs : len(items) * (k + 1) // runs]) for k in range(runs)]
+
+
 def steps(items: Sequence[int], size: int) -> list[list[int]]:
     """`chunks` to train on: a last one of a single item joins the one before, for batch norm cannot train on it.
 

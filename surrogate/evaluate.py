@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.additive import batch_sums, sums_of
-from surrogate.batches import chunks, load_batches
+from surrogate.batches import even_chunks, load_batches
 from surrogate.engine import Engine
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure, Score
+
+_KEPT = 2**26
+"""Numbers of outputs that are kept to look at a split as a whole, a quarter of a GiB."""
 
 
 @torch.no_grad()
@@ -30,12 +33,13 @@ def evaluate(
 ) -> Stage[dict[str, Any]]:
     """The score's numbers and, under `key`, the mean of the measure over its defined rows (None when there is none).
 
-    At level "dataset" the rows are those of the sums over the whole split. `beside` may count more of the same outputs.
+    At levels "batch" and "dataset" the rows are those of the whole split (see `Mean`). `beside` may count more of the
+    same outputs.
 
     The model is left in evaluation mode. Batches come in the order of the data set.
     """
     model.eval()
-    plan = chunks(range(len(dataset)), batch_size)
+    plan = even_chunks(range(len(dataset)), batch_size)
     mean = Mean(measure, key)
     counters: tuple[Counter, ...] = (score, mean, *beside)
     for step, (inputs, targets) in enumerate(engine.moved(load_batches(dataset, plan)), 1):
@@ -55,26 +59,52 @@ class Counter(Protocol):
 
 
 class Mean:
-    """Mean of a measure over its defined rows, all batches together, under a name."""
+    """Mean of a measure over its defined rows, under a name.
+
+    At level "sample" the rows are those of all batches. Else they are those of the whole split, as a metric is
+    reported: from its sums where the measure has some, from all outputs where those are few, and from one batch after
+    the other where they are too many to be kept.
+    """
 
     def __init__(self, measure: Measure, key: str) -> None:
         self._measure, self._key = measure, key
         self._sums: Tensor | None = None
         self._values: list[Tensor] = []
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._held = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Adds a batch."""
-        if self._measure.level == "dataset":
+        if self._measure.level == "sample":
+            self._add(outputs, targets)
+        elif self._measure.additive is not None:
             sums = batch_sums(self._measure, outputs, targets).double()
             self._sums = sums if self._sums is None else self._sums + sums
+        elif self._held <= _KEPT:
+            self._kept.append((outputs.cpu(), targets.cpu()))
+            self._held += outputs.numel()
         else:
-            self._values.append(self._measure.metric(outputs, targets).double().cpu())
+            self._release()
+            self._add(outputs, targets)
 
     def compute(self) -> dict[str, Any]:
         """In units of the metric; None without a defined row."""
-        values = self._values if self._sums is None else [sums_of(self._measure).metric(self._sums)]
+        if self._kept and self._held <= _KEPT:
+            whole = tuple(torch.cat(parts) for parts in zip(*self._kept, strict=True))
+            values = [self._measure.metric(*whole).double()]
+        else:
+            self._release()
+            values = self._values if self._sums is None else [sums_of(self._measure).metric(self._sums)]
         mean = float(torch.cat(values).nanmean()) if values else math.nan
         return {self._key: mean if math.isfinite(mean) else None}
+
+    def _add(self, outputs: Tensor, targets: Tensor) -> None:
+        self._values.append(self._measure.metric(outputs, targets).double().cpu())
+
+    def _release(self) -> None:
+        for outputs, targets in self._kept:
+            self._add(outputs, targets)
+        self._kept = []
 
 
 def measure_key(name: str, measure: Measure) -> str:

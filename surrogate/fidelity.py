@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_LEAST_SPREAD = 1e-3
+"""Standard deviation of losses up to which there is nothing to explain: R2 divides by it."""
+
 
 def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]:
     """Agreement of `(R,)` predicted with `(R,)` true losses.
 
     Returns:
-        `spearman`, `kendall` in [-1, 1] and `r2` in (-inf, 1]: None where they are undefined (constant values, fewer
-        than two rows); `mae` in units of the loss; `n_samples`, how many samples the rows come from.
+        `spearman`, `kendall` in [-1, 1] and `r2` in (-inf, 1]: None where they are undefined (constant values, for
+        `r2` nearly constant ones, fewer than two rows); `mae` in units of the loss; `n_samples`, how many samples the
+        rows come from.
     """
     from scipy import stats as scipy_stats  # a second or two that only a fit should pay
     from sklearn.metrics import mean_absolute_error, r2_score
@@ -25,7 +29,7 @@ def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]
     return {
         "spearman": float(scipy_stats.spearmanr(x, y).statistic) if varied else None,
         "kendall": float(scipy_stats.kendalltau(x, y).statistic) if varied else None,
-        "r2": float(r2_score(y, x)) if len(x) > 1 and np.ptp(y) > 0 else None,
+        "r2": float(r2_score(y, x)) if len(x) > 1 and np.std(y) > _LEAST_SPREAD else None,
         "mae": float(mean_absolute_error(y, x)) if len(x) else None,
         "n_samples": int(torch.unique(samples).numel()),
     }

@@ -137,7 +137,7 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
                 work.task.baseline(work.app.baselines[0]),
                 work.task.dataset("train"),
                 validate=lambda m: work.scores(m, "val"),
-                select=work.selection(),
+                select=work.baseline_selection(),
                 settings=settings,
                 seed=work.recipe.seed,
                 folder=folder,

@@ -163,7 +163,8 @@ class Task(Protocol):
     """What measures may need to know of the data, ready for JSON; segmentation: num_classes, ignore_index."""
     headlines: Mapping[str, str]
     """Measures that have an exact data-set form in `Score.compute()`: measure name to key (segmentation: iou to miou).
-    Checkpoints are chosen by it; by the measure's mean over rows where there is none."""
+    Checkpoints are chosen by it; by the measure's mean over rows where there is none. Those of the baseline are chosen
+    by the first one, whatever is measured: many a metric is 0 until a model is good."""
     about: str
     """One line on the data found, for the screen: `CamVid: 367 train, 101 val, 233 test, 11 classes, 120x160`."""
 

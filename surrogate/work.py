@@ -69,7 +69,8 @@ class Work:
     @property
     def spec(self) -> str:
         """How the numbers of this run are to be read."""
-        return f"{self.task.score().spec}; {self.key} = mean over defined rows"
+        rows = "defined rows" if self.measure.level == "sample" else "defined rows of the whole split"
+        return f"{self.task.score().spec}; {self.key} = mean over {rows}"
 
     def model(self) -> nn.Module:
         """A new model, drawn from the recipe's seed."""
@@ -92,6 +93,17 @@ class Work:
         """Checkpoints are chosen by the measure's exact data-set form where the task has one, else by its mean."""
         key = self.task.headlines.get(self.recipe.measure.name, self.key)
         return Selection(key, self.measure.higher_is_better)
+
+    def baseline_selection(self) -> Selection:
+        """Checkpoints of the baseline are chosen by the app's own headline, where it has one.
+
+        By a metric that is 0 until a model finds everything, an epoch that knows next to nothing may be the best.
+        """
+        name, key = next(iter(self.task.headlines.items()), (None, ""))
+        if name is None or name == self.recipe.measure.name:
+            return self.selection()
+        usual = plugins.load_measure(self.recipe.app, name, facts=self.task.facts, options={})
+        return Selection(key, usual.higher_is_better)
 
     def scores(self, model: nn.Module, split: str, beside: Sequence[Counter] = ()) -> Stage[dict[str, Any]]:
         """True numbers of a model on a split, and what others count beside them."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from surrogate.approximator import load, save
+from surrogate.finetune import Selection
 from surrogate.loss import SurrogateLoss
 from surrogate.pipeline import Request, evaluate, finetune, fit
 from surrogate.progress import finish
@@ -264,3 +265,11 @@ def test_another_measure_does_not_inherit_the_options_of_the_recipes_own(tmp_pat
     assert open_work(other).recipe.measure.options == {}
     both = dataclasses.replace(asked, overrides=(("measure.name", "boundary-iou"), ("measure.level", "batch")))
     assert open_work(both).recipe.measure.options == {"level": "batch"}
+
+
+def test_the_baseline_is_chosen_by_the_apps_own_headline_whatever_is_measured(tmp_path):
+    """By a metric that is 0 until a model is good, the epoch that knows least may be the best."""
+    asked = Request(app="segmentation", run=tmp_path / "run", overrides=(("measure.name", "boundary-f1"),))
+    work = open_work(asked)
+    assert work.selection() == Selection("boundary_f1", higher_is_better=True)
+    assert work.baseline_selection() == Selection("miou", higher_is_better=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from surrogate import evaluate as evaluating
 from surrogate.engine import Engine
 from surrogate.evaluate import evaluate, measure_key
 from surrogate.progress import Progress, finish
@@ -68,6 +69,32 @@ def test_undefined_rows_are_left_out_of_the_mean(
     assert scored(engine, net(), scenes, some, batch_size=3)["acc@sample"] == 0.5
     none = dataclasses.replace(measure, metric=never)
     assert scored(engine, net(), scenes, none, batch_size=3)["acc@sample"] is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 12])
+def test_at_level_batch_the_whole_split_is_the_batch(
+    batch_size: int,
+    engine: Engine,
+    net: Callable[[], nn.Module],
+    scenes: Dataset,
+    measure: Measure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a metric is reported. Where outputs are too many to be kept it is the mean of batches of equal size."""
+
+    def squared(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        return (outputs.argmax(1) == targets)[:, 1:].double().mean().square().reshape(1)
+
+    whole = dataclasses.replace(measure, metric=squared, level="batch")
+    found = scored(engine, net(), scenes, whole, batch_size=batch_size)
+    assert found["acc@sample"] == pytest.approx(found["accuracy"] ** 2)
+    monkeypatch.setattr(evaluating, "_KEPT", 0)
+    parts = scored(engine, net(), scenes, whole, batch_size=batch_size)["acc@sample"]
+    inputs, targets = (torch.stack(part) for part in zip(*(scenes.load(i, None) for i in range(12)), strict=True))
+    with torch.no_grad():
+        outputs, size = net().eval()(inputs), {1: 1, 5: 4, 7: 6, 12: 12}[batch_size]
+    each = [squared(o, t) for o, t in zip(outputs.split(size), targets.split(size), strict=True)]
+    assert parts == pytest.approx(float(torch.cat(each).mean()))
 
 
 def test_no_gradient_is_recorded_and_the_callers_mode_is_left_alone(

@@ -62,6 +62,8 @@ def test_what_is_undefined_is_none_and_never_zero() -> None:
     flat_fit = fidelity(constant, varied, samples)
     assert (flat_fit["spearman"], flat_fit["kendall"]) == (None, None)
     assert flat_fit["r2"] == pytest.approx(0.0, abs=1e-6)
+    nearly = torch.tensor([0.1, 0.1002, 0.1001])  # as of a perfect model: R2 would be a large negative number
+    assert fidelity(torch.tensor([0.11, 0.12, 0.13]), nearly, torch.arange(3))["r2"] is None
     one = fidelity(varied[:1], constant[:1], samples[:1])
     assert one == {"spearman": None, "kendall": None, "r2": None, "mae": pytest.approx(0.15), "n_samples": 1}
     nothing = {"spearman": None, "kendall": None, "r2": None, "mae": None, "n_samples": 0}

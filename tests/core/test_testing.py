@@ -221,8 +221,15 @@ def test_statistics_that_cannot_know_where_a_function_raises() -> None:
 
 def test_perfect_outputs_must_be_at_the_best_bound() -> None:
     perfect = 9.0 * nn.functional.one_hot(LABELS.clamp_min(0), 3).float()
-    with pytest.raises(AssertionError, match=r"perfect: left with a loss of 1 of 1; check bounds, higher_is_better"):
+    with pytest.raises(AssertionError, match=r"perfect: left with a loss of 1 of 1, and no better"):
         check_measure(replace(GOOD, higher_is_better=False), LOGITS, LABELS, perfect=perfect)
+
+
+def test_a_best_bound_that_is_out_of_reach_is_allowed() -> None:
+    """As the recall in the top tenth, of an example with more positives than that."""
+    perfect = 9.0 * nn.functional.one_hot(LABELS.clamp_min(0), 3).float()
+    half = replace(GOOD, metric=lambda o, t, /: correct(o, t) / 2, stats=p_true)
+    check_measure(half, LOGITS, LABELS, perfect=perfect)
 
 
 @pytest.mark.parametrize("example", [(LOGITS[:1], LABELS[:1]), (LOGITS, LABELS[:2]), (LABELS, LABELS)])
