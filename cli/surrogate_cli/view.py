@@ -18,6 +18,8 @@ from rich.text import Text
 
 _PATHS = ("run", "store", "surrogate", "model", "checkpoint", "tables", "figures")
 _NEXT = {"train": "fit", "collect": "fit", "fit": "finetune", "finetune": "evaluate"}
+_LONG = 12
+"""Names in a line; a plain function may be explained by eighty statistics."""
 _UNBOUNDED = 1000  # columns: in a file or a pipe, each row of a table stays one line
 
 
@@ -209,7 +211,8 @@ def _text(value: Any) -> str:
     if isinstance(value, int | float):
         return _number(value)
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
+        shown = ", ".join(map(_text, value[:_LONG])) or "none"
+        return shown if len(value) <= _LONG else f"{shown}, ... ({len(value)} in all, see --json)"
     return "-" if value is None else str(value)
 
 

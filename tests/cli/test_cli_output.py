@@ -11,7 +11,7 @@ import pytest
 
 from surrogate_cli.exits import exit_code
 from surrogate_cli.main import cli
-from surrogate_cli.view import _next_command
+from surrogate_cli.view import _next_command, _text
 
 pytestmark = pytest.mark.usefixtures("played")
 
@@ -120,6 +120,11 @@ def test_fit_shows_fidelity_with_its_level_figures_and_the_next_command(
     assert shown[shown.index("figures runs/a/fit.png") + 1] == "runs/a/rows.png"
     assert not any("report" in line or "nan" in line.lower() for line in shown[:-1])
     assert shown[-1].startswith("next: read docs/fidelity-report.md"), "no fit to train through"
+
+
+def test_of_many_names_the_first_are_shown_and_their_number() -> None:
+    assert _text([f"s{k}" for k in range(12)]).endswith("s10, s11")
+    assert _text([f"s{k}" for k in range(80)]).endswith("s10, s11, ... (80 in all, see --json)")
 
 
 def test_after_a_good_fit_the_next_command_trains_through_it() -> None:
