@@ -15,8 +15,8 @@ from surrogate.engine import Engine
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure, Score
 
-_KEPT = 2**26
-"""Numbers of outputs that are kept to look at a split as a whole, a quarter of a GiB."""
+_KEPT = 2**24
+"""Numbers of outputs and targets that are kept to look at a split as a whole: 64 to 128 MiB."""
 
 
 @torch.no_grad()
@@ -62,8 +62,8 @@ class Mean:
     """Mean of a measure over its defined rows, under a name.
 
     At level "sample" the rows are those of all batches. Else they are those of the whole split, as a metric is
-    reported: from its sums where the measure has some, from all outputs where those are few, and from one batch after
-    the other where they are too many to be kept.
+    reported: from its sums where the measure has some, from all outputs where those are few and of one shape, and from
+    one batch after the other elsewhere.
     """
 
     def __init__(self, measure: Measure, key: str) -> None:
@@ -80,10 +80,11 @@ class Mean:
         elif self._measure.additive is not None:
             sums = batch_sums(self._measure, outputs, targets).double()
             self._sums = sums if self._sums is None else self._sums + sums
-        elif self._held <= _KEPT:
+        elif self._held <= _KEPT and self._fits(outputs, targets):
             self._kept.append((outputs.cpu(), targets.cpu()))
-            self._held += outputs.numel()
+            self._held += outputs.numel() + targets.numel()
         else:
+            self._held = _KEPT + 1
             self._release()
             self._add(outputs, targets)
 
@@ -97,6 +98,13 @@ class Mean:
             values = self._values if self._sums is None else [sums_of(self._measure).metric(self._sums)]
         mean = float(torch.cat(values).nanmean()) if values else math.nan
         return {self._key: mean if math.isfinite(mean) else None}
+
+    def _fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Whether samples are of the shape of those before."""
+        return all(
+            before.shape[1:] == now.shape[1:]
+            for before, now in zip(self._kept[0] if self._kept else (), (outputs, targets), strict=False)
+        )
 
     def _add(self, outputs: Tensor, targets: Tensor) -> None:
         self._values.append(self._measure.metric(outputs, targets).double().cpu())

@@ -102,7 +102,10 @@ class Work:
         name, key = next(iter(self.task.headlines.items()), (None, ""))
         if name is None or name == self.recipe.measure.name:
             return self.selection()
-        usual = plugins.load_measure(self.recipe.app, name, facts=self.task.facts, options={})
+        try:
+            usual = plugins.load_measure(self.recipe.app, name, facts=self.task.facts, options={})
+        except UsageError:  # not installed, or nothing without settings of its own
+            return self.selection()
         return Selection(key, usual.higher_is_better)
 
     def scores(self, model: nn.Module, split: str, beside: Sequence[Counter] = ()) -> Stage[dict[str, Any]]:

@@ -97,6 +97,13 @@ def test_at_level_batch_the_whole_split_is_the_batch(
     assert parts == pytest.approx(float(torch.cat(each).mean()))
 
 
+def test_batches_of_other_shapes_are_told_one_by_one(measure: Measure) -> None:
+    mean = evaluating.Mean(dataclasses.replace(measure, metric=lambda o, t, /: o.mean().reshape(1), level="batch"), "k")  # noqa: ARG005
+    for value, width in ((1.0, 7), (2.0, 9), (6.0, 7)):
+        mean.update(torch.full((4, width), value), torch.zeros(4, width))
+    assert mean.compute()["k"] == pytest.approx(3.0)
+
+
 def test_no_gradient_is_recorded_and_the_callers_mode_is_left_alone(
     engine: Engine, net: Callable[[], nn.Module], scenes: Dataset, measure: Measure
 ) -> None:

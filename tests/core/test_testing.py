@@ -230,6 +230,8 @@ def test_a_best_bound_that_is_out_of_reach_is_allowed() -> None:
     perfect = 9.0 * nn.functional.one_hot(LABELS.clamp_min(0), 3).float()
     half = replace(GOOD, metric=lambda o, t, /: correct(o, t) / 2, stats=p_true)
     check_measure(half, LOGITS, LABELS, perfect=perfect)
+    with pytest.raises(AssertionError, match="check bounds"):
+        check_measure(replace(GOOD, bounds=(0.0, 100.0)), LOGITS, LABELS, perfect=perfect)
 
 
 @pytest.mark.parametrize("example", [(LOGITS[:1], LABELS[:1]), (LOGITS, LABELS[:2]), (LABELS, LABELS)])

@@ -1,6 +1,6 @@
 """The fast kernel of CPUs: `native.c`, compiled in a second by the C compiler of this machine, for this machine.
 
-Takes float32 and bfloat16 logits; other dtypes go through `tiled`.
+Takes float32 and bfloat16 logits, float16 by way of float32; float64 goes through `tiled`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Shape(ctypes.Structure):
 
 def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """`(B, C, 6)` sums: fp64, pixel by pixel in a tile, then tile by tile."""
+    if logits.dtype == torch.float16:
+        return forward(logits.float(), labels, ignore_index)
     if logits.dtype not in _DTYPES:
         return tiled.forward(logits, labels, ignore_index)
     logits, labels = tiled.dense(logits), _dense(labels)
@@ -56,6 +58,8 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     """`(B, C, H, W)`, the gradient of the logits from that of the sums, `(B, C, 6)`."""
+    if logits.dtype == torch.float16:
+        return backward(grad, logits.float(), labels, ignore_index).half()
     if logits.dtype not in _DTYPES:
         return tiled.backward(grad, logits, labels, ignore_index)
     strided, labels = tiled.dense(logits), _dense(labels)
