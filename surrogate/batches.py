@@ -48,7 +48,7 @@ def chunks(items: Sequence[int], size: int) -> list[list[int]]:
 
 
 def even_chunks(items: Sequence[int], size: int) -> list[list[int]]:
-    """As few runs of at most `size` items as can be, of the same length but for one.
+    """As few runs of at most `size` items as can be; their lengths differ by one at most.
 
     >>> even_chunks([5, 6, 7, 8], 3)
     [[5, 6], [7, 8]]
