@@ -80,9 +80,9 @@ def iou_of(sums: Tensor) -> Tensor:
 
 def columns_of(sums: Tensor) -> Tensor:
     """`(R, 6)` sums of `soft_counts` to the `(R, 6)` statistics."""
-    soft, hard = sums[:, :3], sums[:, 3:]
-    total = torch.where(hard.sum(1, keepdim=True) > 0, soft.sum(1, keepdim=True), 1.0)
-    return torch.cat([soft / total.clamp_min(1e-12), soft / hard.clamp_min(1.0)], 1)
+    soft, hard = sums[:, :3], sums[:, 3:].detach()
+    total = soft.sum(1, keepdim=True).clamp_min(1e-12)
+    return torch.cat([soft / total, soft / hard.clamp_min(1.0)], 1)
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
