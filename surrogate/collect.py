@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from surrogate.additive import batch_sums, continued, observed
 from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffled
 from surrogate.engine import Engine
-from surrogate.moves import KINDS, STEPS, direction, move
+from surrogate.moves import KINDS, SMALL, STEPS, direction, move
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure
 from surrogate.recipe import CollectRecipe
@@ -19,6 +19,10 @@ from surrogate.regimes import change
 from surrogate.store import StoreWriter
 
 Perfect = Callable[[Tensor, Tensor], Tensor]
+
+_PASSES = 3
+_BATCHES = 300
+"""At the least, where no number of passes is set and a batch makes the rows of one sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,13 @@ def plan(samples: int, settings: CollectRecipe, *, level: str, seed: int) -> lis
     first and batches are drawn within a pool, in a new order each pass, so that no held-out batch shares an image with
     a fitted one. At level "dataset" the sums add up along a pass through a pool: rows speak of few samples and many.
     """
-    passes = settings.passes or (1 if level == "sample" else 3)
     if level == "sample":
-        return [
-            Item(indices, pool=-1) for _ in range(passes) for indices in chunks(range(samples), settings.batch_size)
-        ]
+        batches = chunks(range(samples), settings.batch_size)
+        return [Item(indices, pool=-1) for _ in range(settings.passes or 1) for indices in batches]
     order = shuffled(range(samples), seed)
     pools = [order[number :: settings.pools] for number in range(settings.pools)]
+    batches_of_a_pass = sum(len(chunks(pool, settings.batch_size)) for pool in pools)
+    passes = settings.passes or max(_PASSES, -(-_BATCHES // max(batches_of_a_pass, 1)))
     return [
         Item(indices, number, first=place == 0)
         for round_ in range(passes)
@@ -163,10 +167,21 @@ def _moves(
     for turn in range(settings.moves):
         kind = (number * settings.moves + turn) % len(KINDS)
         step = STEPS[KINDS[kind]]
-        way = direction(KINDS[kind], outputs, ideal, generator)
+        start = outputs if kind in SMALL else _anywhere(outputs, ideal, settings.regimes, generator)
+        way = direction(KINDS[kind], start, ideal, generator)
         noise = None
         if settings.noise:
             drawn = torch.randn(outputs.shape, generator=generator_of(seed, number, 3, turn)).to(outputs)
-            noise = settings.noise * outputs.std(correction=0) * drawn
-        found = move(measure, outputs, targets, way, step=step, noise=noise)
+            noise = settings.noise * start.std(correction=0) * drawn
+        found = move(measure, start, targets, way, step=step, noise=noise)
         yield kind, torch.cat([found.stats, step * found.velocity, found.smoothed.unsqueeze(1)], 1), found.change
+
+
+def _anywhere(outputs: Tensor, ideal: Tensor, regimes: tuple[str, ...], generator: torch.Generator) -> Tensor:
+    """The outputs under one of the regimes, drawn at random: where a long move starts.
+
+    The value of a row at its worst leaves the slope free, and small moves ask nothing there. Asked at the outputs of
+    the model alone, the slope is anything at the next step, where a lost class is predicted, wrongly at first.
+    """
+    name = regimes[int(torch.randint(len(regimes), (), generator=generator))]
+    return change(name, outputs, ideal, generator)

@@ -25,7 +25,7 @@ A random part of the elements, by random amounts, towards the perfect outputs; t
 at the elements that are wrong alone, where a statistic of the errors cannot hide behind one of the successes. And the
 same far enough to mend what a small step does not: where nothing is right yet (a class without a hit), the metric is
 flat for a small step, and a surrogate that is right about that would never leave. So a row at the worst value is asked
-by long moves alone.
+by long moves alone, and those start from outputs of all regimes, not from the model's alone.
 
 Not in isotropic random directions: what a metric makes of those is decided by which elements happen to tip over, and no
 soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; see `docs/log.md`).

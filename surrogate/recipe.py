@@ -100,7 +100,7 @@ class CollectRecipe(Section):
     batch_size: PositiveInt = 8
     passes: PositiveInt | None = None
     """How often the training split is gone through: without a number once at sample level, and at the others, where a
-    batch makes the rows of one sample, three times, each time in a new order."""
+    batch makes the rows of one sample, three times or until there are 300 batches, each time in a new order."""
     pools: int = Field(default=10, ge=5)
     """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
     augment: bool = False
@@ -109,7 +109,8 @@ class CollectRecipe(Section):
     regimes: tuple[str, ...] = ("model", "sharper", "softer", "noisy", "shifted", "towards", "away", "empty", "perfect")
     """Changes of the outputs under which rows are recorded too; see `surrogate.regimes`."""
     moves: int = Field(default=4, ge=0)
-    """Feasible moves of the outputs recorded per batch, for the slope of the surrogate; the kinds take turns."""
+    """Feasible moves of the outputs recorded per batch, for the slope of the surrogate; the kinds take turns. The small
+    ones start from the model's outputs, the long ones from those of any regime."""
     noise: NonNegativeFloat = 0.0
     """Noise under which moves are judged for the slope, in units of the spread of the outputs: a metric of many
     elements that jumps from one to the other has a smooth slope there. The certificate is about moves without it."""

@@ -38,10 +38,16 @@ def test_at_sample_level_each_pass_goes_through_every_sample(samples: int, sizes
     assert all(0 < len(item.indices) <= sizes["batch_size"] for item in items)
 
 
-@pytest.mark.parametrize(("level", "times"), [("sample", 1), ("batch", 3), ("dataset", 3)])
-def test_without_a_number_of_passes_the_level_decides(level: str, times: int) -> None:
-    items = plan(20, CollectRecipe(), level=level, seed=0)
-    assert Counter(index for item in items for index in item.indices) == dict.fromkeys(range(20), times)
+@pytest.mark.parametrize(
+    ("samples", "level", "times"),
+    [(20, "sample", 1), (20, "batch", 30), (20, "dataset", 30), (330, "batch", 6), (3000, "batch", 3)],
+)
+def test_without_a_number_of_passes_the_level_decides_and_small_data_is_gone_through_often(
+    samples: int, level: str, times: int
+) -> None:
+    items = plan(samples, CollectRecipe(), level=level, seed=0)
+    assert Counter(index for item in items for index in item.indices) == dict.fromkeys(range(samples), times)
+    assert level == "sample" or len(items) >= 300
 
 
 @given(st.integers(0, 60), SIZES, st.integers(0, 99))
@@ -204,18 +210,22 @@ def test_a_move_of_each_sample_as_often_as_asked_for(collection: Collection, mea
 def test_moves_are_drawn_anew_in_each_batch_and_kinds_take_turns(
     collection: Collection, measure: Measure, tmp_path: Path
 ) -> None:
-    finish(collection(tmp_path, measure, regimes=("model",), moves=2, noise=0.5))
+    finish(collection(tmp_path, measure, regimes=("model", "away"), moves=2, noise=0.5))
     found = StatsStore.open(tmp_path / "moves").read()
     place = turn = 0
     for number, indices, outputs, targets in batches(collection):
         generator = generator_of(4, number, 1)
         for place_in_batch in range(2):
             kind, turn = turn % len(KINDS), turn + 1
-            way = direction(KINDS[kind], outputs, collection.perfect(outputs, targets), generator)
+            start, ideal = outputs, collection.perfect(outputs, targets)
+            if KINDS[kind] == "reach":
+                regime = ("model", "away")[int(torch.randint(2, (), generator=generator))]
+                start = change(regime, outputs, ideal, generator)
+            way = direction(KINDS[kind], start, ideal, generator)
             step = STEPS[KINDS[kind]]
             noise = torch.randn(outputs.shape, generator=generator_of(4, number, 3, place_in_batch))
-            noise = 0.5 * outputs.std(correction=0) * noise
-            expected = move(measure, outputs, targets, way, step=step, noise=noise)
+            noise = 0.5 * start.std(correction=0) * noise
+            expected = move(measure, start, targets, way, step=step, noise=noise)
             defined = torch.tensor([index != 3 for index in indices])
             rows = slice(place, place := place + int(defined.sum()))
             assert set(found.regime[rows].tolist()) == {kind}
