@@ -65,7 +65,7 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
 
 
 def _needs_operator(logits: Tensor) -> bool:
-    """Whether torch has to know the kernel as an operator of its own, whose wrappers take a quarter of a millisecond."""
+    """Whether torch has to know the kernel as an operator; its wrappers take a quarter of a millisecond."""
     return torch.compiler.is_compiling() or torch.is_autocast_enabled(logits.device.type)
 
 
