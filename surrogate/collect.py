@@ -21,7 +21,7 @@ from surrogate.store import StoreWriter
 Perfect = Callable[[Tensor, Tensor], Tensor]
 
 _PASSES = 3
-_BATCHES = 300
+_BATCHES = 150
 """At the least, where no number of passes is set and a batch makes the rows of one sample."""
 
 

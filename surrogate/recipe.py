@@ -100,7 +100,7 @@ class CollectRecipe(Section):
     batch_size: PositiveInt = 8
     passes: PositiveInt | None = None
     """How often the training split is gone through: without a number once at sample level, and at the others, where a
-    batch makes the rows of one sample, three times or until there are 300 batches, each time in a new order."""
+    batch makes the rows of one sample, three times or until there are 150 batches, each time in a new order."""
     pools: int = Field(default=10, ge=5)
     """At batch level the samples are cut into this many pools, and a batch never mixes two; a fit splits by pool."""
     augment: bool = False
