@@ -17,7 +17,7 @@ test: .venv/ready
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-# The README's table, from scratch: about a quarter of an hour on one core, and it goes on where it was stopped.
+# The README's table, from scratch: about 20 minutes on one core, and it goes on where it was stopped.
 results: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/surrogate compare --run runs/results --app segmentation --recipe demo --losses ce,dice,iou-appx-batch,surrogate,surrogate+dice
 	cp runs/results/table.md docs/results/digits.md

@@ -105,14 +105,8 @@ def _gradient(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int, k
     return found
 
 
-@torch.library.custom_op("surrogate_segmentation::soft_counts", mutates_args=())
-def _forward(logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:
-    return _sums(logits, labels, ignore_index, kernel)
-
-
-@torch.library.custom_op("surrogate_segmentation::soft_counts_backward", mutates_args=())
-def _backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int, kernel: str) -> Tensor:
-    return _gradient(grad, logits, labels, ignore_index, kernel)
+_forward = torch.library.custom_op("surrogate_segmentation::soft_counts", _sums, mutates_args=())
+_backward = torch.library.custom_op("surrogate_segmentation::soft_counts_backward", _gradient, mutates_args=())
 
 
 @_forward.register_fake
