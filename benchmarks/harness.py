@@ -20,6 +20,10 @@ NOISY = 0.10
 """Beyond this width a ratio is marked noisy."""
 
 
+_LAUNCHES = 20_000_000
+"""Clock cycles in which a run can be launched: some ten milliseconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One contestant: what is timed, and what makes it ready again, untimed, before each run."""
@@ -99,6 +103,19 @@ def timed(case: Case) -> float:
     case.run()
     _settle()
     return time.perf_counter() - began
+
+
+def device_seconds(case: Case) -> float:
+    """Seconds that a GPU works on one run when all its launches wait for it, as they do within a training step."""
+    case.reset()
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    _settle()
+    torch.cuda._sleep(_LAUNCHES)
+    began.record()
+    case.run()
+    ended.record()
+    _settle()
+    return began.elapsed_time(ended) / 1e3
 
 
 def slope(sizes: list[float], costs: list[float]) -> float:

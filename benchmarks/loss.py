@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.harness import Case, device_seconds, ratios, summary
 from benchmarks.memory import tensor_peak
-from benchmarks.rows import Row, Settings, compared
+from benchmarks.rows import Row, Settings, compared, row
 from benchmarks.scene import VOID, Scene, kernels, learned_loss, through
 from surrogate_segmentation.baselines import LovaszSoftmax
 
@@ -43,6 +44,15 @@ def _grid(settings: Settings, scene: Scene) -> Iterator[Row]:
     cases = {name: through(loss, logits, labels) for name, loss in losses.items()}
     whats = {(name, CE): f"loss, {name}" for name in losses if name != CE}
     yield from compared(settings, SUBJECT, str(scene), cases, whats)
+    if settings.device.type == "cuda":
+        yield _of_device(settings, scene, cases)
+
+
+def _of_device(settings: Settings, scene: Scene, cases: dict[str, Case]) -> Row:
+    """Of a GPU's own time, as within a training step, where launches are ahead of it."""
+    taken = {name: [device_seconds(case) for _ in range(settings.plan.least)] for name, case in cases.items()}
+    found, anchor_ms = ratios(taken, anchor=CE)["auto"], 1e3 * summary(taken[CE]).median
+    return row(SUBJECT, "loss, auto, device time", str(scene), found, anchor=CE, anchor_ms=anchor_ms)
 
 
 def _rivals(settings: Settings, scene: Scene) -> Iterator[Row]:

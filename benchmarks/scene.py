@@ -39,17 +39,16 @@ class Scene:
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """`(B, C, H, W)` logits, a leaf with gradient, and `(B, H, W)` int64 labels with `VOID`."""
-        dice = torch.Generator().manual_seed(0)
+        draw = {"generator": torch.Generator(device).manual_seed(0), "device": device}
         places = (self.batch, self.height, self.width)
-        logits = torch.randn(self.batch, self.classes, *places[1:], generator=dice)
-        labels = torch.randint(self.classes, places, generator=dice)
-        right = torch.rand(places, generator=dice) < self.accuracy
-        lead = 6.0 * torch.rand(places, generator=dice) + 1e-3  # from unsure to confident
+        logits = torch.randn(self.batch, self.classes, *places[1:], **draw)
+        labels = torch.randint(self.classes, places, **draw)
+        right = torch.rand(places, **draw) < self.accuracy
+        lead = 6.0 * torch.rand(places, **draw) + 1e-3  # from unsure to confident
         true = torch.where(right, logits.amax(1) + lead, logits.amin(1) - lead)
         logits.scatter_(1, labels.unsqueeze(1), true.unsqueeze(1))
-        labels[torch.rand(places, generator=dice) < self.void] = VOID
-        logits = logits.to(device, self.dtype).contiguous(memory_format=self.layout)
-        return logits.requires_grad_(), labels.to(device)
+        labels[torch.rand(places, **draw) < self.void] = VOID
+        return logits.to(self.dtype).contiguous(memory_format=self.layout).requires_grad_(), labels
 
 
 def kernels() -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from surrogate import frozen
 from surrogate.atomic import write_atomic
 from surrogate.errors import DataError, UsageError, nearest
 from surrogate.monotone import monotone_layers
@@ -39,6 +40,18 @@ class _FastTanh(torch.autograd.Function):
         (y,) = ctx.saved_tensors
         backward: Tensor = torch.ops.aten.tanh_backward(gradient, y)  # with a derivative of its own: slopes are fitted
         return backward
+
+
+class _Clamped(torch.autograd.Function):
+    """To [0, 1], with a gradient that passes as if it were not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.clamp(0.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient
 
 
 class Tanh(nn.Module):
@@ -100,6 +113,7 @@ class Surrogate(nn.Module):
         self.register_buffer("low", torch.full((len(self.inputs),), -torch.inf))
         self.register_buffer("high", torch.full((len(self.inputs),), torch.inf))
         self.directions = tuple(directions)
+        self.packed: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None  # see `surrogate.frozen`
         widths = [len(self.inputs), *[width] * depth]
         if self.directions:
             self.layers: nn.Sequential = monotone_layers(widths, self.directions)
@@ -114,12 +128,14 @@ class Surrogate(nn.Module):
 
         The value is clamped to [0, 1]; the gradient passes as if it were not, so that a row at the bound can leave it.
         """
-        latent = self.latent(stats)
-        return latent + (latent.clamp(0.0, 1.0) - latent).detach()
+        clamped: Tensor = _Clamped.apply(self.latent(stats))  # type: ignore[no-untyped-call]
+        return clamped
 
     def latent(self, stats: Tensor) -> Tensor:
         """`(R,)` output of the network before it is clamped: beyond [0, 1] for rows at the metric's bounds."""
         chosen = (stats if self.inputs == self.columns else stats.index_select(1, self.index)).to(self.mean.dtype)
+        if frozen.runs(self, chosen):
+            return frozen.latent(self, chosen)
         scaled: Tensor = (chosen - self.mean) / self.scale
         result: Tensor = self.layers(scaled).squeeze(1)
         return result

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from surrogate.additive import batch_sums, continued, observed
 from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffled
+from surrogate.draws import normal
 from surrogate.engine import Engine
 from surrogate.moves import KINDS, SMALL, STEPS, direction, move
 from surrogate.progress import Progress, Stage
@@ -171,8 +172,8 @@ def _moves(
         way = direction(KINDS[kind], start, ideal, generator)
         noise = None
         if settings.noise:
-            drawn = torch.randn(outputs.shape, generator=generator_of(seed, number, 3, turn)).to(outputs)
-            noise = settings.noise * start.std(correction=0) * drawn
+            drawn = normal(outputs.shape, outputs, generator_of(seed, number, 3, turn))
+            noise = settings.noise * start.std(correction=0) * drawn.to(outputs)
         found = move(measure, start, targets, way, step=step, noise=noise)
         yield kind, torch.cat([found.stats, step * found.velocity, found.smoothed.unsqueeze(1)], 1), found.change
 

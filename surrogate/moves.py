@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from surrogate.draws import uniform
 from surrogate.protocols import Measure
 
 STEPS = {"towards": 0.05, "away": 0.05, "mend": 0.05, "reach": 1.0}
@@ -58,9 +59,9 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     for each sample, how far for each element.
     """
     places = (len(outputs), 1, *outputs.shape[2:])
-    share = torch.rand(len(outputs), *[1] * (outputs.dim() - 1), generator=generator)
-    chosen = torch.rand(places, generator=generator) < share
-    amount = torch.where(chosen, torch.rand(places, generator=generator), 0.0).to(outputs)
+    share = torch.rand(len(outputs), *[1] * (outputs.dim() - 1), generator=generator).to(outputs.device)
+    chosen = uniform(places, outputs, generator) < share
+    amount = torch.where(chosen, uniform(places, outputs, generator), 0.0).to(outputs)
     if kind in ("mend", "reach") and outputs.shape[1] > 1:
         amount = amount * (outputs.argmax(1, keepdim=True) != perfect.argmax(1, keepdim=True))
     way = perfect - outputs

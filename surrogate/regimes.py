@@ -1,7 +1,7 @@
 """Changed outputs, so that a fit covers where training will go and a certificate can ask which way is up.
 
-Everything works on outputs of any shape `(B, C, ...)` next to the outputs of a perfect model of the same shape. Numbers
-are drawn from the generator alone, on the CPU, so that every device draws the same.
+Everything works on outputs of any shape `(B, C, ...)` next to the outputs of a perfect model of the same shape. Chance
+comes from the generator alone (see `surrogate.draws`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Generator, Tensor
 
+from surrogate.draws import normal, uniform
 from surrogate.errors import UsageError, nearest
 
 Change = Callable[[Tensor, Tensor, Generator], Tensor]
@@ -45,12 +46,12 @@ def _softer(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  
 
 
 def _noisy(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
-    noise = _normal(outputs.shape, outputs, generator)
+    noise = normal(outputs.shape, outputs, generator).to(outputs)
     return outputs + noise * _uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)
 
 
 def _shifted(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
-    shift = _normal((*outputs.shape[:2], *[1] * (outputs.dim() - 2)), outputs, generator)
+    shift = normal((*outputs.shape[:2], *[1] * (outputs.dim() - 2)), outputs, generator).to(outputs)
     return outputs + shift * _uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)
 
 
@@ -100,9 +101,5 @@ def _uniform(low: float, high: float, like: Tensor, generator: Generator) -> Ten
 
 def _part(like: Tensor, generator: Generator) -> Tensor:
     """`(B, 1, ...)`: 1 at a random part of the elements, 0 elsewhere; how large a part is drawn for each sample."""
-    share = torch.rand(len(like), *[1] * (like.dim() - 1), generator=generator)
-    return (torch.rand(len(like), 1, *like.shape[2:], generator=generator) < share).to(like)
-
-
-def _normal(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator).to(like)
+    share = torch.rand(len(like), *[1] * (like.dim() - 1), generator=generator).to(like.device)
+    return (uniform((len(like), 1, *like.shape[2:]), like, generator) < share).to(like)

@@ -368,11 +368,12 @@ def test_triton_in_its_interpreter():
         import torch
         from surrogate_segmentation.kernels import soft_counts
         g = torch.Generator().manual_seed(0)
-        logits = 3 * torch.randn(2, 3, 11, 13, generator=g)
+        logits = 3 * torch.randn(2, 9, 17, 31, generator=g)
         logits[0, :, 0, :5] = 0.0
-        labels = torch.randint(3, (2, 11, 13), generator=g)
-        labels[torch.rand(2, 11, 13, generator=g) < 0.2] = 255
-        weights = torch.randn(2, 3, 6, generator=g)
+        logits[:, 7] = -torch.inf  # a class that is masked
+        labels = torch.randint(7, (2, 17, 31), generator=g)
+        labels[torch.rand(2, 17, 31, generator=g) < 0.2] = 255
+        weights = torch.randn(2, 9, 6, generator=g)
         def both(x, y, kernel):
             x = x.detach().requires_grad_()
             sums = soft_counts(x, y, ignore_index=255, kernel=kernel)
@@ -386,8 +387,12 @@ def test_triton_in_its_interpreter():
             assert (found[1].movedim(1, -1)[labels == 255] == 0).all()
         alone = soft_counts(logits[1:], labels[1:], ignore_index=255, kernel="triton")
         assert torch.equal(alone[0], soft_counts(logits, labels, ignore_index=255, kernel="triton")[1])
-        logits[1, 2, 3, 4], labels[1, 3, 4] = float("nan"), 0
-        assert both(logits, labels, "triton")[0][1].isnan().any()
+        labels[1, 3, 4] = 0
+        for value in (float("nan"), float("inf")):
+            logits[1, 2, 3, 4] = value
+            sums, gradient = both(logits, labels, "triton")
+            assert sums[1].isnan().any() and sums[0].isfinite().all()
+            assert gradient[1, :, 3, 4].isnan().any() and gradient.isnan().any(1).sum() == 1
     """)
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -69,7 +69,7 @@ def boundary_iou(*, num_classes: int, ignore_index: int, level: Level = "batch",
         groups = iou_groups(px, targets.shape, width)
         soft, region = _soft(outputs, px, groups, targets.shape, width, num_classes)
         hard = group_counts(px, groups, num_classes)
-        return torch.cat([hard[..., [0, 1, 3]], soft[..., [0, 1, 3]], region], -1)
+        return torch.cat([one_hit(hard), one_hit(soft), region], -1)
 
     def stats(sums: Tensor) -> Tensor:
         hard, soft, region = sums.split(3, 1)
@@ -126,6 +126,11 @@ def iou_groups(px: Pixels, size: torch.Size, width: int) -> Groups:
     predicted, true = (band(labels, width).flatten(1) for labels in label_maps(px, size))
     both = px.correct & predicted & true
     return Groups(both, predicted & ~both, both, true & ~both)
+
+
+def one_hit(groups: Tensor) -> Tensor:
+    """`(..., 4)` numbers of the groups to `(..., 3)`: IoU knows but one group of hits."""
+    return torch.cat([groups[..., :2], groups[..., 3:]], -1)
 
 
 def f1_groups(px: Pixels, size: torch.Size, width: int) -> Groups:

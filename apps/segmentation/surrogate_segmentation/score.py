@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surrogate_segmentation.boundary import f1_groups, f1_of, group_counts, iou_groups, iou_of
+from surrogate_segmentation.boundary import f1_groups, f1_of, group_counts, iou_groups, iou_of, one_hit
 from surrogate_segmentation.counts import counts, pixels
 from surrogate_segmentation.per_image import mean_iou, worst_quarter
 
@@ -40,7 +40,7 @@ class SegmentationScore:
         n, size, width = len(self.classes), targets.shape, self.boundary_width
         px = pixels(outputs, targets, ignore_index=self.ignore_index)
         regions = counts(px, n)
-        bands = group_counts(px, iou_groups(px, size, width), n)[..., [0, 1, 3]]
+        bands = one_hit(group_counts(px, iou_groups(px, size, width), n))
         edges = group_counts(px, f1_groups(px, size, width), n)
         self.images = torch.cat([self.images, mean_iou(regions).cpu()])
         for total, found in ((self.regions, regions), (self.bands, bands), (self.edges, edges)):

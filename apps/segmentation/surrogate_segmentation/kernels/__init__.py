@@ -54,7 +54,7 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
             is not looked for: its pixel is NaN, or the reference ends in the error of the device.
         MissingExtraError: `native` without a C compiler.
     """
-    if kernel == "reference" or logits.device.type not in _DEVICES or not logits.numel():
+    if kernel == "reference" or not _has_kernel(logits):
         return counts.soft_counts(logits, labels, ignore_index=ignore_index)
     counts.check_layout(labels, logits)
     call = _forward if _needs_operator(logits) else _Counts.apply  # type: ignore[no-untyped-call]
@@ -62,6 +62,12 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, kernel: Ke
     if found.device.type == "cpu" and not torch.compiler.is_compiling() and found.isnan().any():
         counts.check_values(labels, logits.shape[1], ignore_index=ignore_index)
     return found
+
+
+def _has_kernel(logits: Tensor) -> bool:
+    """On a GPU, float64 is for the reference, which it is there to check."""
+    exact_gpu = logits.dtype == torch.float64 and logits.device.type != "cpu"
+    return logits.device.type in _DEVICES and logits.numel() > 0 and not exact_gpu
 
 
 def _needs_operator(logits: Tensor) -> bool:

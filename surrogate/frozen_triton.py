@@ -1,0 +1,76 @@
+"""The kernel of `surrogate.frozen`, which has the reason for it. Needs triton.
+
+With x the standardised statistics, h_0 = x, h_l = tanh(W_l h_{l-1} + b_l), and w, b the last layer:
+
+    value = w h_L + b     g_L = w (1 - h_L^2)     g_{l-1} = (g_l W_l) (1 - h_{l-1}^2)     slope = g_1 W_1 / scale
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from surrogate.frozen import UNITS
+
+_ROWS = 16
+"""Rows of a program, the least that a matrix unit takes."""
+
+
+class Latent(torch.autograd.Function):
+    """`(R, F)` float32 statistics to `(R,)`; has no second derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, stats: Tensor, mean: Tensor, scale: Tensor, packed: tuple[Tensor, Tensor]) -> Tensor:
+        weights, biases = packed
+        (rows, inputs), depth = stats.shape, len(weights) - 1
+        value, slope = stats.new_empty(rows), stats.new_empty(rows, inputs)
+        kept = stats.new_empty(triton.cdiv(rows, _ROWS), depth, _ROWS, UNITS)
+        with torch.cuda.device_of(stats):
+            _network[(len(kept),)](
+                stats.contiguous(), mean, scale, weights, biases, value, slope, kept, rows, inputs, depth,
+                ROWS=_ROWS, UNITS=UNITS, num_warps=8,
+            )  # fmt: skip
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return gradient.unsqueeze(1) * slope, None, None, None
+
+
+@triton.jit
+def _network(
+    stats, mean, scale, weights, biases, value, slope, kept, rows, inputs, depth,
+    ROWS: tl.constexpr, UNITS: tl.constexpr,
+):  # fmt: skip
+    row, unit = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, UNITS)
+    at = row[:, None] * inputs + unit[None, :]
+    real = (row < rows)[:, None] & (unit < inputs)[None, :]
+    width = tl.load(scale + unit, mask=unit < inputs, other=1.0)[None, :]
+    h = tl.load(stats + at, mask=real, other=0.0)
+    h = (h - tl.load(mean + unit, mask=unit < inputs, other=0.0)[None, :]) / width
+    keep = kept + tl.program_id(0) * depth * ROWS * UNITS + tl.arange(0, ROWS)[:, None] * UNITS + unit[None, :]
+    there = unit[:, None] * UNITS + unit[None, :]  # of a weight, output by input
+    for layer in range(depth):
+        w = tl.load(weights + layer * UNITS * UNITS + tl.trans(there))
+        h = tl.dot(h, w, input_precision="tf32x3") + tl.load(biases + layer * UNITS + unit)[None, :]
+        h = 2.0 * tl.sigmoid(2.0 * h) - 1.0
+        tl.store(keep + layer * ROWS * UNITS, h)
+    last = tl.load(weights + depth * UNITS * UNITS + unit)[None, :]
+    out = tl.sum(h * last, 1) + tl.load(biases + depth * UNITS)
+    tl.store(value + row, out, mask=row < rows)
+    tl.debug_barrier()  # what one thread has kept another may read
+    g = last * (1.0 - h * h)
+    for back in range(1, depth):
+        w = tl.load(weights + (depth - back) * UNITS * UNITS + there)
+        h = tl.load(keep + (depth - back - 1) * ROWS * UNITS)
+        g = tl.dot(g, w, input_precision="tf32x3") * (1.0 - h * h)
+    g = tl.dot(g, tl.load(weights + there), input_precision="tf32x3")
+    tl.store(slope + at, g / width, mask=real)
