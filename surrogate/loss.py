@@ -72,26 +72,26 @@ class SurrogateLoss(nn.Module):
         with torch.autocast(outputs.device.type, enabled=False):
             if not self.measure.takes_half:
                 outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-            stats, undefined, sound = self._rows(outputs, targets)
+            stats, undefined, unsound = self._rows(outputs, targets)
             predicted: Tensor = self.surrogate(stats.masked_fill(undefined.unsqueeze(1), 0.0))
             total = predicted.masked_fill(undefined, 0.0).sum()
-            return total / (~undefined).sum().clamp_min(1) + torch.where(sound, 0.0, torch.nan)
+            return total / (~undefined).sum().clamp_min(1) + unsound
 
     def _rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(R, F)` statistics, `(R,)` bool which rows are undefined, and `()` bool whether the outputs are sound.
+        """`(R, F)` statistics, `(R,)` bool which rows are undefined, and `()`: 0, or NaN where the outputs are unsound.
 
         Undefined rows are NaN and so is a broken model: the second must not pass for the first. Sums tell, where there
         are some, and are few; else all outputs are looked through.
         """
         if self.measure.level != "dataset" and self.measure.additive is None:
             stats = self.measure.stats(outputs, targets)
-            return stats, stats.isnan().all(1), _sound(outputs)
+            return stats, stats.isnan().all(1), _unsound(outputs)
         additive = sums_of(self.measure)
         sums = pooled_sums(additive, outputs, targets, self.measure.level)
-        sound = _sound(sums)
+        unsound = _unsound(sums)
         if self.measure.level == "dataset":
             sums = self._running(sums)
-        return additive.stats(sums), additive.metric(sums.detach()).isnan(), sound
+        return additive.stats(sums), additive.metric(sums.detach()).isnan(), unsound
 
     def _running(self, sums: Tensor) -> Tensor:
         """`(k, A)` sums of the batches so far, this one included, with its gradient."""
@@ -116,9 +116,9 @@ class SurrogateLoss(nn.Module):
             self._sums, self._weight = state[:-1], float(state[-1, 0])
 
 
-def _sound(numbers: Tensor) -> Tensor:
-    """Whether no number is NaN or inf; -inf is sound, a logit of it masks a class."""
-    return numbers.detach().amax() < torch.inf if numbers.numel() else numbers.new_ones((), dtype=torch.bool)
+def _unsound(numbers: Tensor) -> Tensor:
+    """`()`: NaN where a number is NaN or inf, else 0; -inf is sound, a logit of it masks a class."""
+    return 0.0 * numbers.detach().amax() if numbers.numel() else numbers.new_zeros(())
 
 
 def check_matches(card: approximator.Card, measure: Measure, *, path: Path) -> None:

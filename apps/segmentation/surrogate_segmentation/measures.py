@@ -81,7 +81,7 @@ def iou_of(sums: Tensor) -> Tensor:
 def columns_of(sums: Tensor) -> Tensor:
     """`(R, 6)` sums of `soft_counts` to the `(R, 6)` statistics."""
     soft, hard = sums[:, :3], sums[:, 3:].detach()
-    total = soft.sum(1, keepdim=True).clamp_min(1e-12)
+    total = soft.sum(1, keepdim=True) + 1e-12  # of an absent class it is 0
     return torch.cat([soft / total, soft / hard.clamp_min(1.0)], 1)
 
 
