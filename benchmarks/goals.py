@@ -95,7 +95,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("loss against Lovasz", "loss", "loss, auto", 0.08, 0.04, "Lovasz (ours)"),
     Goal("whole finetuning step", "step", "whole finetuning step", 1.10, 1.0, "step with CE"),
     Goal("whole finetuning step", "step", "whole finetuning step", 1.03, 1.0, "step with CE", device="cuda"),
-    Goal("frozen MLP in the step, us", "step", "frozen MLP, forward + backward", 30, 15, device="cuda"),
+    Goal("frozen MLP in the step, us of device time", "step", "frozen MLP, forward + backward", 30, 15, device="cuda"),
     Goal("collect, regime model", "collect", "collect, regime model", 1.10, 1.01, FORWARD),
     Goal("collect, regime model", "collect", "collect, regime model", 1.03, 1.01, FORWARD, device="cuda"),
     Goal("store append, M rows/s", "store", "append in blocks of 4096", 5, 10, least=False),

@@ -50,7 +50,8 @@ def _grid(settings: Settings, scene: Scene) -> Iterator[Row]:
 
 def _of_device(settings: Settings, scene: Scene, cases: dict[str, Case]) -> Row:
     """Of a GPU's own time, as within a training step, where launches are ahead of it."""
-    taken = {name: [device_seconds(case) for _ in range(settings.plan.least)] for name, case in cases.items()}
+    rounds = [{name: device_seconds(case) for name, case in cases.items()} for _ in range(settings.plan.least)]
+    taken = {name: [found[name] for found in rounds] for name in cases}
     found, anchor_ms = ratios(taken, anchor=CE)["auto"], 1e3 * summary(taken[CE]).median
     return row(SUBJECT, "loss, auto, device time", str(scene), found, anchor=CE, anchor_ms=anchor_ms)
 

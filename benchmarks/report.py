@@ -23,6 +23,7 @@ _HEAD = """# Performance
 Generated from [{name}.json]({name}.json) by `python -m benchmarks --render docs/results/{name}.json`; do not edit.
 Ratios are ours / anchor, the median over paired rounds in random order, with its 95 % bootstrap interval; with
 several cases the worst decides. *noisy*: the interval is wider than 10 %. How: `benchmarks/harness.py`.
+Device time is a GPU's own, of launches that wait for it as within a training step; all else is by the clock.
 """
 
 

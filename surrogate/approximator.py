@@ -45,13 +45,23 @@ class _FastTanh(torch.autograd.Function):
 class _Clamped(torch.autograd.Function):
     """To [0, 1], with a gradient that passes as if it were not."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(x: Tensor) -> Tensor:
         return x.clamp(0.0, 1.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Nothing to keep."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
         return gradient
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
+        return tangent.clone()
 
 
 class Tanh(nn.Module):
@@ -113,7 +123,6 @@ class Surrogate(nn.Module):
         self.register_buffer("low", torch.full((len(self.inputs),), -torch.inf))
         self.register_buffer("high", torch.full((len(self.inputs),), torch.inf))
         self.directions = tuple(directions)
-        self.packed: tuple[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None  # see `surrogate.frozen`
         widths = [len(self.inputs), *[width] * depth]
         if self.directions:
             self.layers: nn.Sequential = monotone_layers(widths, self.directions)

@@ -7,6 +7,7 @@ With x the standardised statistics, h_0 = x, h_l = tanh(W_l h_{l-1} + b_l), and 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from surrogate.frozen import UNITS
 
+_THREE_STAGES = 147_456
+"""Bytes of shared memory that three stages take; one takes 65,536."""
 _ROWS = 16
 """Rows of a program, the least that a matrix unit takes."""
 
@@ -33,7 +36,7 @@ class Latent(torch.autograd.Function):
         with torch.cuda.device_of(stats):
             _network[(len(kept),)](
                 stats.contiguous(), mean, scale, weights, biases, value, slope, kept, rows, inputs, depth,
-                ROWS=_ROWS, UNITS=UNITS, num_warps=8,
+                ROWS=_ROWS, UNITS=UNITS, num_warps=8, num_stages=_stages(stats.device),
             )  # fmt: skip
         ctx.save_for_backward(slope)
         return value
@@ -45,18 +48,28 @@ class Latent(torch.autograd.Function):
         return gradient.unsqueeze(1) * slope, None, None, None
 
 
+@cache
+def _stages(device: torch.device) -> int:
+    """Layers whose weights are on their way at once: three where a program has the memory, as on an A100 or an H100."""
+    if device.type != "cuda":
+        return 1
+    memory = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    return 3 if memory >= _THREE_STAGES else 1
+
+
 @triton.jit
 def _network(
     stats, mean, scale, weights, biases, value, slope, kept, rows, inputs, depth,
     ROWS: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    row, unit = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, UNITS)
+    program = tl.program_id(0).to(tl.int64)
+    row, unit = program * ROWS + tl.arange(0, ROWS), tl.arange(0, UNITS)
     at = row[:, None] * inputs + unit[None, :]
     real = (row < rows)[:, None] & (unit < inputs)[None, :]
     width = tl.load(scale + unit, mask=unit < inputs, other=1.0)[None, :]
     h = tl.load(stats + at, mask=real, other=0.0)
     h = (h - tl.load(mean + unit, mask=unit < inputs, other=0.0)[None, :]) / width
-    keep = kept + tl.program_id(0) * depth * ROWS * UNITS + tl.arange(0, ROWS)[:, None] * UNITS + unit[None, :]
+    keep = kept + program * depth * ROWS * UNITS + tl.arange(0, ROWS)[:, None] * UNITS + unit[None, :]
     there = unit[:, None] * UNITS + unit[None, :]  # of a weight, output by input
     for layer in range(depth):
         w = tl.load(weights + layer * UNITS * UNITS + tl.trans(there))

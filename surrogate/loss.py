@@ -23,7 +23,7 @@ class SurrogateLoss(nn.Module):
 
     Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN or inf in the outputs (of a
     measure that has sums: in those) gives NaN. Statistics and surrogate run in fp32, also under autocast. The surrogate
-    is frozen: only the outputs get a gradient (NeuroIoU, Algorithm 1, Eq. 5).
+    is frozen: only the outputs get a gradient (NeuroIoU, Algorithm 1, Eq. 5), on a GPU of the first order alone.
     """
 
     def __init__(self, measure: Measure, surrogate: nn.Module) -> None:
@@ -75,7 +75,7 @@ class SurrogateLoss(nn.Module):
             stats, undefined, unsound = self._rows(outputs, targets)
             predicted: Tensor = self.surrogate(stats.masked_fill(undefined.unsqueeze(1), 0.0))
             total = predicted.masked_fill(undefined, 0.0).sum()
-            return total / (~undefined).sum().clamp_min(1) + unsound
+            return total / (~undefined).sum().clamp_min(1) + unsound.to(total)
 
     def _rows(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`(R, F)` statistics, `(R,)` bool which rows are undefined, and `()`: 0, or NaN where the outputs are unsound.
@@ -117,7 +117,7 @@ class SurrogateLoss(nn.Module):
 
 
 def _unsound(numbers: Tensor) -> Tensor:
-    """`()`: NaN where a number is NaN or inf, else 0; -inf is sound, a logit of it masks a class."""
+    """`()`: NaN where a number is NaN or inf, or all are -inf; else 0, for a logit of -inf masks a class."""
     return 0.0 * numbers.detach().amax() if numbers.numel() else numbers.new_zeros(())
 
 

@@ -230,3 +230,18 @@ def test_a_description_that_does_not_hold_is_refused_by_name(
     with pytest.raises(DataError, match=f"{path}: .*{complaint}") as caught:
         load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_function_transforms_go_through_it():
+    surrogate = Surrogate(["a", "b"]).requires_grad_(False)
+    stats = torch.rand(4, 2)
+
+    def total(x):
+        return surrogate(x).sum()
+
+    each = torch.func.vmap(lambda row: surrogate(row[None])[0])(stats)
+    torch.testing.assert_close(each, surrogate(stats))
+    slope = torch.func.grad(total)(stats)
+    _, along = torch.func.jvp(surrogate, (stats,), (torch.ones_like(stats),))
+    torch.testing.assert_close(along, slope.sum(1))
+    assert torch.func.hessian(total)(stats).shape == (4, 2, 4, 2)

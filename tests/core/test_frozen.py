@@ -42,8 +42,11 @@ def test_value_and_slope_are_those_of_the_layers():
             for found, truth in zip(both(surrogate, stats), expected):
                 torch.testing.assert_close(found.double(), truth.double(), rtol=1e-5, atol=1e-5)
             other = Surrogate(names, inputs=names[::-1], depth=depth, width=width)
+            twin = copy.deepcopy(surrogate)
             surrogate.load_state_dict(other.state_dict())  # as a refresh does
             torch.testing.assert_close(surrogate(stats), other(stats))
+            twin.load_state_dict(other.state_dict(), assign=True)
+            torch.testing.assert_close(twin(stats), other(stats))
     """)
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -57,7 +60,7 @@ def test_value_and_slope_are_those_of_the_layers():
 
 @pytest.mark.parametrize("options", [{}, {"width": 129}, {"activation": "relu"}, {"directions": (1, -1)}])
 def test_what_is_left_to_the_layers(monkeypatch, options):
-    monkeypatch.setattr(frozen, "_devices", lambda: ("cpu",))
+    monkeypatch.setattr(frozen, "_has_kernel", lambda _: True)
     surrogate = Surrogate(["a", "b"], **options).requires_grad_(False)
     assert frozen.runs(surrogate, torch.rand(3, 2)) == (not options)
     assert not frozen.runs(surrogate, torch.rand(0, 2))
@@ -66,5 +69,5 @@ def test_what_is_left_to_the_layers(monkeypatch, options):
 
 def test_a_cpu_keeps_the_layers(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    frozen._devices.cache_clear()
+    frozen._has_kernel.cache_clear()
     assert not frozen.runs(Surrogate(["a"]).requires_grad_(False), torch.rand(3, 1))

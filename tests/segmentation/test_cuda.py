@@ -5,13 +5,14 @@ That no operation needs a value is tested without one, on meta tensors: `surroga
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from surrogate import plugins
+from surrogate import frozen, plugins
 from surrogate.approximator import Surrogate
 from surrogate.loss import SurrogateLoss
 
@@ -61,6 +62,25 @@ def test_a_step_does_not_wait_for_the_device(name: str, options: dict[str, Any],
             loss(logits, labels).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+@pytest.mark.parametrize("rows", [3, 336])
+def test_the_paper_s_network_in_one_launch(rows: int) -> None:
+    """Against its layers in float64 on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        surrogate = Surrogate([f"s{k}" for k in range(6)]).requires_grad_(False)
+        surrogate.standardise(torch.rand(50, 6))
+        stats = torch.rand(rows, 6)
+    found = []
+    for network, x in ((copy.deepcopy(surrogate).cuda(), stats.cuda()), (surrogate.double(), stats)):
+        assert frozen.runs(network, x) == x.is_cuda
+        x.requires_grad_()
+        value = network(x)
+        (slope,) = torch.autograd.grad(value.sum(), x)
+        found.append((value.detach().cpu().double(), slope.cpu().double()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 @needs_cuda

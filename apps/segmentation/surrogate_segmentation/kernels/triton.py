@@ -23,7 +23,7 @@ _CHUNK = 8
 _FIXED: tl.constexpr = tl.constexpr(2.0**21)
 """One, in fixed point: a tile's sum of weights up to 1 stays below 2^31. Weights are 1 / C or more, if not 0."""
 _LOWEST: tl.constexpr = tl.constexpr(-3.4e38)
-"""Where the highest logit starts: below all that are finite, and -inf leaves it there."""
+"""Where the highest logit starts: below what a network gives, and -inf leaves it there."""
 
 
 def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
