@@ -128,9 +128,10 @@ def _scored(function: Callable[[Tensor, Tensor], Any], name: str) -> Callable[[T
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a class is absent is no news here
                 value = function(prediction.cpu(), target.cpu())
-        except _UNDEFINED:
-            return math.nan
         except Exception as error:
+            # What scikit-learn says of a setting that it does not know is a ValueError and a TypeError: a mistake.
+            if isinstance(error, _UNDEFINED) and not isinstance(error, TypeError):
+                return math.nan
             raise UsageError(
                 f"{name} raised {type(error).__name__}: {' '.join(str(error).split())}, given a prediction of shape "
                 f"{tuple(prediction.shape)} and a target of {tuple(target.shape)}; mend it, or choose another view "

@@ -132,6 +132,11 @@ def misspelt(prediction: Tensor, target: Tensor) -> Any:
     ("function", "keywords", "message"),
     [
         (misspelt, {}, r"misspelt raised AttributeError: .* prediction of shape \(30,\) .*; mend it, or choose"),
+        (
+            partial(sklearn_metrics.jaccard_score, average="makro"),
+            {},
+            r"jaccard_score raised InvalidParameterError: The 'average' parameter .*; mend it",
+        ),
         (lambda p, t: p == t, {}, r"<lambda> gave a Tensor of shape \(30,\); expected one number, as by an average"),
         (lambda _p, _t: None, {}, r"<lambda> gave a NoneType; expected one number"),
         (recall_of_worst, {"takes": "map"}, r"takes='map': no view of app 'segmentation'; did you mean 'maps'\?"),
