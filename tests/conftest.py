@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +39,27 @@ def surrogate_cli(capfd) -> Callable[..., Ended]:
         code = exit_code(cli, [str(arg) for arg in args])
         out, err = capfd.readouterr()
         return Ended(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def interpreted() -> Callable[[str], None]:
+    """Runs a program that may launch Triton kernels without a GPU, and fails where it does.
+
+    In a process of its own: whether kernels are interpreted is settled when they are defined.
+    """
+    pytest.importorskip("triton", reason="triton is not installed")
+
+    def run(code: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**os.environ, "TRITON_INTERPRET": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
     return run
 

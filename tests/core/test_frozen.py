@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
 
@@ -14,10 +9,8 @@ from surrogate import frozen
 from surrogate.approximator import Surrogate
 
 
-def test_value_and_slope_are_those_of_the_layers():
-    """In a process of its own: whether kernels are interpreted is settled when they are defined."""
-    pytest.importorskip("triton", reason="triton is not installed")
-    code = textwrap.dedent("""
+def test_value_and_slope_are_those_of_the_layers(interpreted):
+    code = """
         import copy
         import torch
         from surrogate import frozen
@@ -47,15 +40,8 @@ def test_value_and_slope_are_those_of_the_layers():
             torch.testing.assert_close(surrogate(stats), other(stats))
             twin.load_state_dict(other.state_dict(), assign=True)
             torch.testing.assert_close(twin(stats), other(stats))
-    """)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    """
+    interpreted(code)
 
 
 @pytest.mark.parametrize("options", [{}, {"width": 129}, {"activation": "relu"}, {"directions": (1, -1)}])

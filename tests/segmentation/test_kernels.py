@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -361,10 +357,8 @@ def test_the_measure_takes_a_kernel_and_all_agree():
         iou(num_classes=4, ignore_index=VOID).stats(logits, labels)
 
 
-def test_triton_in_its_interpreter():
-    """In a process of its own: whether kernels are interpreted is settled when they are defined."""
-    pytest.importorskip("triton", reason="triton is not installed")
-    code = textwrap.dedent("""
+def test_triton_in_its_interpreter(interpreted):
+    code = """
         import torch
         from surrogate_segmentation.kernels import soft_counts
         g = torch.Generator().manual_seed(0)
@@ -393,12 +387,5 @@ def test_triton_in_its_interpreter():
             sums, gradient = both(logits, labels, "triton")
             assert sums[1].isnan().any() and sums[0].isfinite().all()
             assert gradient[1, :, 3, 4].isnan().any() and gradient.isnan().any(1).sum() == 1
-    """)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    """
+    interpreted(code)

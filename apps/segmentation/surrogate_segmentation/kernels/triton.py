@@ -122,16 +122,16 @@ def _tiles(
     fp = (1.0 / s)[:, None]
     true, false = tl.where(valid, label, -1)[:, None], tl.where(valid & (hit == 0), a, -1)[:, None]
     one = tl.where(hit, 1, 1 << 10)[:, None]  # three counts to a number, ten bits each
-    sound = tl.where(tl.sum((valid & (r != r)).to(tl.int32), 0) > 0, float("nan"), 1.0 / _FIXED)
+    unit = tl.where(tl.sum((valid & (r != r)).to(tl.int32), 0) > 0, float("nan"), 1.0 / _FIXED)
     part = parts + (image * tl.num_programs(0) + tile) * classes * 6
     for first in range(0, classes, CHUNK):
         k = first + tl.arange(0, CHUNK)
         is_true, is_false = true == k[None, :], false == k[None, :]
         number = tl.sum(tl.where(is_true, one, 0) + tl.where(is_false, 1 << 20, 0), 0)
         at, real = part + k * 6, k < classes
-        tl.store(at, _total(is_true, tp) * sound, mask=real)
-        tl.store(at + 1, _total(is_false, fp) * sound, mask=real)
-        tl.store(at + 2, _total(is_true, fn) * sound, mask=real)
+        tl.store(at, _total(is_true, tp) * unit, mask=real)
+        tl.store(at + 1, _total(is_false, fp) * unit, mask=real)
+        tl.store(at + 2, _total(is_true, fn) * unit, mask=real)
         tl.store(at + 3, (number & 1023).to(tl.float32), mask=real)
         tl.store(at + 4, (number >> 20).to(tl.float32), mask=real)
         tl.store(at + 5, (number >> 10 & 1023).to(tl.float32), mask=real)
