@@ -33,6 +33,7 @@ class MeasureRecipe(Section):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
+    """One of those that `surrogate measures` lists."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -51,12 +52,17 @@ class TrainRecipe(Section):
     """One training run: how many epochs, in which batches, by which optimizer."""
 
     epochs: PositiveInt = 25
+    """Passes over the training split."""
     batch_size: PositiveInt = 8
+    """Samples of a step."""
     lr: PositiveFloat = 1e-3
+    """Learning rate."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum."""
     momentum: NonNegativeFloat = 0.9
     """Of SGD; AdamW keeps its own betas."""
     weight_decay: NonNegativeFloat = 0.0
+    """Of the optimizer, as torch has it."""
     schedule: Literal["constant", "cosine"] = "constant"
     """How the learning rate moves from `lr`: not at all, or down to zero along a half cosine."""
 
@@ -98,6 +104,7 @@ class CollectRecipe(Section):
     """How statistics are recorded."""
 
     batch_size: PositiveInt = 8
+    """Samples that the model is given at once; at batch level, those that make a row."""
     passes: PositiveInt | None = None
     """How often the training split is gone through: without a number once at sample level, and at the others, where a
     batch makes the rows of one sample, three times or until there are 150 batches, each time in a new order."""
@@ -115,6 +122,7 @@ class CollectRecipe(Section):
     """Noise under which moves are judged for the slope, in units of the spread of the outputs: a metric of many
     elements that jumps from one to the other has a smooth slope there. The certificate is about moves without it."""
     shard_rows: PositiveInt = 65536
+    """Rows of a file of the store."""
 
 
 class FitRecipe(Section):
@@ -123,14 +131,20 @@ class FitRecipe(Section):
     columns: tuple[str, ...] = ()
     """Statistics used as inputs, by name; empty: all the measure's columns."""
     depth: PositiveInt = 4
+    """Hidden layers."""
     width: PositiveInt = 100
+    """Units of each."""
     activation: Literal["relu", "tanh", "silu", "softplus"] = "tanh"
+    """Between the layers."""
     monotone: bool = False
     """The network cannot get the direction of an input wrong, for a measure that tells directions; the activation is a
     mixture then (see `surrogate.monotone`)."""
     epochs: PositiveInt = 200
+    """Passes over the rows, at most."""
     batch_size: PositiveInt = 1024
+    """Rows of a step, and moves beside them."""
     lr: PositiveFloat = 2e-3
+    """Learning rate of Adam, which falls to zero along a half cosine."""
     patience: PositiveInt = 40
     """Epochs without a better error on held-out samples before the fit stops."""
     slope_weight: NonNegativeFloat = 0.06
@@ -146,8 +160,11 @@ class Recipe(Section):
     """A whole run. An app derives its own recipe from it, with its `data` and `model` tables."""
 
     app: str
+    """Whose recipe it is."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of weights, order, augmentation, moves and the split of the rows; of the data only where it says so."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU where there is one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass, by autocast; statistics and surrogate are always in fp32."""
     measure: MeasureRecipe

@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +185,13 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_of_settings_is_of_the_recipes_as_they_are() -> None:
+    written = subprocess.run(
+        [sys.executable, "docs/settings.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert written == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "run the command of its second line"
 
 
 def test_a_failing_block_fails_its_page(tmp_path: Path) -> None:

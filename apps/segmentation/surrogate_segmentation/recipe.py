@@ -33,6 +33,7 @@ class DataRecipe(Section):
     path: str = "digits"
     """A folder, or `digits`: the embedded data set."""
     layout: Literal["auto", "voc", "cityscapes", "camvid", "folder"] = "auto"
+    """How images and labels lie in the folder; `auto` finds out."""
     size: Size | None = None
     """All images are resized to it; without one, to the usual size of the layout."""
     augment: bool = True

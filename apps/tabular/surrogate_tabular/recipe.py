@@ -43,6 +43,7 @@ class MlpRecipe(ModelRecipe):
     """A multilayer perceptron with ReLU."""
 
     width: PositiveInt = 16
+    """Units of a hidden layer."""
     depth: NonNegativeInt = 1
     """Hidden layers; 0 is logistic regression."""
 
