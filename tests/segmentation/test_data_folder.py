@@ -125,7 +125,25 @@ def test_a_wrong_description_is_refused_in_a_line(tmp_path: Path, toml: str, mes
     assert str(tmp_path) in str(error.value)
 
 
-@pytest.mark.parametrize("ids", [(0, 255), (0, 128, 200), (1, 2)])
+@pytest.mark.parametrize(("toml", "names_"), [("", ("class 0", "class 1")), ('classes = ["a", "b"]', ("a", "b"))])
+@pytest.mark.parametrize("other", [255, 128])
+def test_masks_of_two_values_are_two_classes_and_nothing_is_void(
+    tmp_path: Path, other: int, toml: str, names_: tuple[str, ...]
+) -> None:
+    mask = write(tmp_path, ids=(0, other))
+    data = opened(tmp_path, toml)
+    assert data.classes == names_
+    np.testing.assert_array_equal(data.splits["val"].load(0, None)[1].numpy(), mask == other)
+    assert f"masks of 0 and {other} alone: {other} is class 1, and no pixel is void" in data.notes
+
+
+def test_where_a_value_is_said_to_be_void_it_is(tmp_path: Path) -> None:
+    mask = write(tmp_path, ids=(0, 255))
+    data = opened(tmp_path, 'classes = ["a", "b"]\nignore_index = 255')
+    np.testing.assert_array_equal(data.splits["val"].load(0, None)[1].numpy(), mask)
+
+
+@pytest.mark.parametrize("ids", [(0, 1, 128), (0, 128, 200), (1, 2)])
 def test_masks_that_do_not_tell_the_classes_ask_for_a_description(tmp_path: Path, ids: tuple[int, ...]) -> None:
     write(tmp_path, ids=ids)
     with pytest.raises(DataError, match=r"expected 0 to C-1 .*write classes and a \[label_map\] in dataset.toml"):

@@ -3,7 +3,8 @@
 ```toml
 classes = ["background", "cat"]    # names by label id
 ignore_index = 255                 # the label of void pixels; not a class
-[label_map]                        # from the value in a mask to the label id; without it, the value itself
+[label_map]                        # from the value in a mask to the label id; without it, the value itself, but in
+                                   # masks of two values alone, 0 and another, such as 255, which stands for 1 then
 0 = 0
 128 = 1
 [splits]                           # names without suffix, or a text file of them; `test` may be left out
@@ -65,7 +66,9 @@ def read(root: Path) -> Listing:
         splits, split_notes = _hashed_splits(paired(images, labels, where=str(root)), root)
     else:
         splits, split_notes = _given_splits(described.splits, images, labels, file=file), ()
-    classes, class_notes = _classes(described, splits, root)
+    found = _values(splits) if described.label_map is None and len(described.classes or ()) in (0, 2) else {}
+    described, map_notes = _two_valued(described, found)
+    classes, class_notes = _classes(described, found, root)
     if len(set(classes)) < len(classes):
         raise DataError(f"{file}: classes {', '.join(classes)}; expected different names")
     size = image_size(splits["train"][0].image)
@@ -79,7 +82,7 @@ def read(root: Path) -> Listing:
         size=size,
         splits=splits,
         hint="give it a class in [label_map], or make it the ignore_index, in dataset.toml",
-        notes=(*split_notes, *class_notes, size_note),
+        notes=(*split_notes, *map_notes, *class_notes, size_note),
     )
 
 
@@ -128,25 +131,30 @@ def _given_splits(
     return splits
 
 
-def _classes(
-    described: Description, splits: Mapping[str, tuple[Pair, ...]], root: Path
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _two_valued(described: Description, found: Mapping[int, Path]) -> tuple[Description, tuple[str, ...]]:
+    """With the map for masks that hold 0 and one other value, where nothing says that this one is void; and a note."""
+    other = max(found, default=0)
+    if set(found) != {0, other} or other < 2 or "ignore_index" in described.model_fields_set:
+        return described, ()
+    note = f"masks of 0 and {other} alone: {other} is class 1, and no pixel is void"
+    return described.model_copy(update={"label_map": {0: 0, other: 1}}), (note,)
+
+
+def _classes(described: Description, found: Mapping[int, Path], root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the classes, and the notes on them."""
     if described.classes is not None:
         return described.classes, ()
-    where: Mapping[int, Path] = {}
     if described.label_map is not None:
         ids, origin = set(described.label_map.values()), "[label_map]"
     else:
-        where = _values(splits)
-        ids, origin = set(where), "the values of the masks"
+        ids, origin = set(found), "the values of the masks"
     ids -= {described.ignore_index}
     if ids != set(range(len(ids))) or len(ids) < 2:
-        found = ", ".join(map(str, sorted(ids)[:8])) + (", ..." if len(ids) > 8 else "")
-        beyond = next((i for place, i in enumerate(sorted(ids)) if i != place and i in where), None)
-        example = f" ({beyond} is in {where[beyond].relative_to(root)})" if beyond is not None else ""
+        listed = ", ".join(map(str, sorted(ids)[:8])) + (", ..." if len(ids) > 8 else "")
+        beyond = next((i for place, i in enumerate(sorted(ids)) if i != place and i in found), None)
+        example = f" ({beyond} is in {found[beyond].relative_to(root)})" if beyond is not None else ""
         raise DataError(
-            f"{root}: label ids {found or 'none'} by {origin}{example}; expected 0 to C-1 for at least 2 classes, and"
+            f"{root}: label ids {listed or 'none'} by {origin}{example}; expected 0 to C-1 for at least 2 classes, and"
             f" {described.ignore_index} for void: write classes and a [label_map] in dataset.toml"
         )
     return tuple(f"class {i}" for i in range(len(ids))), (f"{len(ids)} classes inferred from {origin}",)
