@@ -15,6 +15,8 @@ from surrogate.store import Rows
 
 _BEYOND = 0.02
 """How far beyond a bound the output for a row at that bound should be, in units of the loss."""
+_ROUNDING = 1e-6
+"""So near to a bound a value is at it: three thirds may be a bit more or less than one."""
 
 _SLOPE = 0.05
 """Least slope along a move that has a sign, in spreads of the loss per spread of the inputs."""
@@ -79,7 +81,7 @@ def censored_error(latent: Tensor, value: Tensor) -> Tensor:
     scattered around it, or their order is noise. So such a row asks for an output at least a margin beyond the bound
     and is content with anything further out; `Surrogate.forward` clamps.
     """
-    worst, best = value >= 1.0, value <= 0.0
+    worst, best = value >= 1.0 - _ROUNDING, value <= _ROUNDING
     short = latent - (value + _BEYOND * (worst.to(value) - best.to(value)))
     content = (worst & (short > 0)) | (best & (short < 0))
     return torch.where(content, 0.0, short).square().mean()

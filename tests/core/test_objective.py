@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
 from surrogate.moves import KINDS
-from surrogate.objective import Asked, asked, slope_errors
+from surrogate.objective import Asked, asked, censored_error, slope_errors
 from surrogate.store import Rows
 
 
@@ -22,6 +22,20 @@ def moved(changes: dict[str, list[float]]) -> Rows:
 
 def everything(moves: Rows) -> Tensor:
     return torch.ones(len(moves.value), dtype=torch.bool)
+
+
+def test_rows_at_a_bound_are_content_with_anything_beyond_it() -> None:
+    latent = torch.tensor([-3.0, 5.0, 0.5])
+    assert censored_error(latent, torch.tensor([0.0, 1.0, 0.5])) == 0.0
+    inside = censored_error(torch.tensor([0.1, 0.9]), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(inside, torch.tensor(0.12).square())  # 0.02 beyond the bound is asked for
+
+
+def test_a_bound_is_a_bound_though_rounding_missed_it() -> None:
+    third = torch.tensor(1.0, dtype=torch.float64) / 3
+    value = torch.stack([1 - third - third - third, third + third + third]).float()
+    assert value[0] != 0.0
+    assert censored_error(torch.tensor([-3.0, 5.0]), value) == 0.0
 
 
 def test_where_a_kind_is_one_sided_moves_that_change_nothing_have_its_sign() -> None:

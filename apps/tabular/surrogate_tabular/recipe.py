@@ -73,13 +73,11 @@ class TabularCollectRecipe(CollectRecipe):
 class TabularFitRecipe(FitRecipe):
     """In batches small enough to take some thousand steps on some thousand rows.
 
-    In a small batch a small move tips one sample over or none: how much it does is mostly chance and weighs little,
-    which way it goes weighs all the more.
+    In a small batch a small move tips one sample over or none: how much it does is mostly chance and weighs little.
     """
 
     batch_size: PositiveInt = 256
     slope_weight: NonNegativeFloat = 0.003
-    sign_weight: NonNegativeFloat = 1.0
 
 
 class TabularFinetuneRecipe(FinetuneRecipe):
