@@ -61,7 +61,7 @@ def test_a_batch_is_the_image_of_all_its_pixels() -> None:
     logits = torch.randn(2, 3, 4, 5, generator=Generator().manual_seed(0))
     labels = torch.randint(3, (2, 4, 5), generator=Generator().manual_seed(1))
     batch, sample = (
-        standard(level=level, num_classes=3, ignore_index=VOID).views["maps"].stats for level in ("batch", "sample")
+        standard(level=level, num_classes=3, ignore_index=VOID).views["labels"].stats for level in ("batch", "sample")
     )
     both = sample(torch.cat(list(logits), 2)[None], torch.cat(list(labels), 1)[None])
     assert torch.allclose(batch(logits, labels), both, atol=1e-6)

@@ -121,6 +121,11 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "batch", 
     )
 
 
+def soft_outlines(logits: Tensor, px: Pixels, size: torch.Size, num_classes: int) -> Tensor:
+    """`(B, C, 4)` soft weights of outlines that are within 2 pixels of each other and that are not, as `Groups`."""
+    return _soft(logits, px, f1_groups(px, size, 2), size, 1, num_classes)[0]
+
+
 def iou_groups(px: Pixels, size: torch.Size, width: int) -> Groups:
     """Pixels of the bands by whether they are in both bands of one class."""
     predicted, true = (band(labels, width).flatten(1) for labels in label_maps(px, size))

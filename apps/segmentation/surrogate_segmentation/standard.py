@@ -13,7 +13,9 @@ from torch import Tensor
 
 from surrogate.errors import UsageError
 from surrogate.protocols import Level, Standard, View
-from surrogate_segmentation.counts import class_probabilities, counts, pixels
+from surrogate_segmentation.counts import Pixels, class_probabilities, counts, pixels
+from surrogate_segmentation.places import COLUMNS as PLACE_COLUMNS
+from surrogate_segmentation.places import place_stats
 
 _RATIOS = ("iou", "dice", "recall", "precision")
 _GROUPS = ("tp", "fp", "fn")
@@ -33,21 +35,22 @@ def metric(prediction, target):
 def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) -> Standard:
     """Soft true positives, false positives and false negatives: of each class, and as ratios over the classes.
 
-    Weights of the pixels are those of the measure `iou` (one-vs-rest). A row speaks of an image, or of a batch.
+    Weights of the pixels are those of the measure `iou` (one-vs-rest). A row speaks of an image, or of a batch. What
+    is handed maps may ask where the wrong pixels are: beside them are those of `surrogate_segmentation.places`.
 
     Raises:
         UsageError: a level other than "sample" and "batch".
     """
     if level not in ("sample", "batch"):
         raise UsageError(f"measure.level is {level!r}; a function's measure knows sample and batch")
-    stats, columns = partial(_stats, level, num_classes, ignore_index), _columns(num_classes)
-    shown = {
-        "labels": partial(_labels, ignore_index),
-        "scores": partial(_scores, ignore_index),
-        "maps": partial(_maps, level, ignore_index),
-    }
+    of_pixels = partial(_stats, level, num_classes, ignore_index), _columns(num_classes)
+    of_maps = partial(_map_stats, level, num_classes, ignore_index), (*of_pixels[1], *_place_columns(num_classes))
     return Standard(
-        {name: View(show, stats, columns) for name, show in shown.items()},
+        {
+            "labels": View(partial(_labels, ignore_index), *of_pixels),
+            "scores": View(partial(_scores, ignore_index), *of_pixels),
+            "maps": View(partial(_maps, level, ignore_index), *of_maps),
+        },
         void=lambda labels: torch.full_like(labels, ignore_index),
     )
 
@@ -56,6 +59,33 @@ def _columns(num_classes: int) -> tuple[str, ...]:
     ratios = [f"{how}_{ratio}" for ratio in _RATIOS for how in _SUMMARIES]
     by_class = [f"{group}_{k}" for group in (*_RATIOS, *_GROUPS, *_MEANS, "size") for k in range(num_classes)]
     return (*ratios, "share_present", "share_seen", *_GROUPS, *_MEANS, *by_class)
+
+
+def _place_columns(num_classes: int) -> tuple[str, ...]:
+    whose = ("mean", "foreground") if num_classes > 2 else ()
+    return tuple(f"{what}_{who}" for who in (*whose, *range(1, num_classes)) for what in PLACE_COLUMNS)
+
+
+def _map_stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> Tensor:
+    """`_stats`, and where the wrong pixels are: of the classes but 0, on average and taken as one, and of each."""
+    px, together = pixels(outputs, targets, ignore_index=ignore_index), level == "batch"
+    by_class = place_stats(outputs, px, targets.shape, together=together)[:, 1:]
+    parts = [by_class.flatten(1)]
+    if num_classes > 2:
+        present = counts(px, num_classes)[:, 1:, ::2].sum(2)
+        present = present.sum(0, keepdim=True) if together else present
+        mean = _mean(by_class.mT, (present > 0).unsqueeze(1).to(by_class))
+        parts = [mean, place_stats(*_foreground(outputs, px), targets.shape, together=together)[:, 1], *parts]
+    sums = _stats(level, num_classes, ignore_index, outputs, targets)
+    return torch.cat([sums, *(torch.where(sums[:, :1].isnan(), torch.nan, part) for part in parts)], 1)
+
+
+def _foreground(outputs: Tensor, px: Pixels) -> tuple[Tensor, Pixels]:
+    """Logits and pixels of class 0 against all others taken as one."""
+    predicted, label, valid = (px.predicted > 0).long(), (px.label > 0).long(), px.correct | px.wrong
+    right = predicted == label
+    logits = torch.stack([outputs[:, 0], outputs[:, 1:].logsumexp(1)], 1)
+    return logits, Pixels(predicted, label, valid & right, valid & ~right)
 
 
 def _stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> Tensor:
