@@ -107,7 +107,7 @@ def test_foreground_is_all_classes_but_the_first() -> None:
     made = standard(num_classes=3, ignore_index=VOID).views["maps"]
     stats = dict(zip(made.columns, made.stats(confident(taken_for, 3), truth)[0].tolist(), strict=True))
     assert stats["outline_recall_foreground"] == 1.0
-    assert stats["outline_recall_1"] == 0.0
+    assert stats["outline_recall_mean"] == 0.0
     assert stats["offset_foreground"] == pytest.approx(0.0, abs=1e-3)
 
 

@@ -62,22 +62,24 @@ def _columns(num_classes: int) -> tuple[str, ...]:
 
 
 def _place_columns(num_classes: int) -> tuple[str, ...]:
-    whose = ("mean", "foreground") if num_classes > 2 else ()
-    return tuple(f"{what}_{who}" for who in (*whose, *range(1, num_classes)) for what in PLACE_COLUMNS)
+    whose = ("mean", "foreground") if num_classes > 2 else ("foreground",)
+    return tuple(f"{what}_{who}" for who in whose for what in PLACE_COLUMNS)
 
 
 def _map_stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> Tensor:
-    """`_stats`, and where the wrong pixels are: of the classes but 0, on average and taken as one, and of each."""
+    """`_stats`, and where the wrong pixels are: of the classes but 0, on average and taken as one.
+
+    Not of each: that many columns are more than the rows of a few hundred images tell apart (`docs/log.md`).
+    """
     px, together = pixels(outputs, targets, ignore_index=ignore_index), level == "batch"
-    by_class = place_stats(outputs, px, targets.shape, together=together)[:, 1:]
-    parts = [by_class.flatten(1)]
+    places = [place_stats(*_foreground(outputs, px), targets.shape, together=together)[:, 1]]
     if num_classes > 2:
         present = counts(px, num_classes)[:, 1:, ::2].sum(2)
-        present = present.sum(0, keepdim=True) if together else present
-        mean = _mean(by_class.mT, (present > 0).unsqueeze(1).to(by_class))
-        parts = [mean, place_stats(*_foreground(outputs, px), targets.shape, together=together)[:, 1], *parts]
+        present = (present.sum(0, keepdim=True) if together else present) > 0
+        by_class = place_stats(outputs, px, targets.shape, together=together)[:, 1:]
+        places.insert(0, _mean(by_class.mT, present.unsqueeze(1).to(by_class)))
     sums = _stats(level, num_classes, ignore_index, outputs, targets)
-    return torch.cat([sums, *(torch.where(sums[:, :1].isnan(), torch.nan, part) for part in parts)], 1)
+    return torch.cat([sums, *(torch.where(sums[:, :1].isnan(), torch.nan, part) for part in places)], 1)
 
 
 def _foreground(outputs: Tensor, px: Pixels) -> tuple[Tensor, Pixels]:
