@@ -73,11 +73,13 @@ class TabularCollectRecipe(CollectRecipe):
 class TabularFitRecipe(FitRecipe):
     """In batches small enough to take some thousand steps on some thousand rows.
 
-    In a small batch a small move tips one sample over or none: how much it does is mostly chance and weighs little.
+    In a small batch a small move tips one sample over or none: how much it does is mostly chance and weighs little,
+    which way it goes weighs more.
     """
 
     batch_size: PositiveInt = 256
     slope_weight: NonNegativeFloat = 0.003
+    sign_weight: NonNegativeFloat = 0.5
 
 
 class TabularFinetuneRecipe(FinetuneRecipe):
