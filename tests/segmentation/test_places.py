@@ -79,8 +79,9 @@ def test_a_miss_is_as_far_as_the_nearest_hit() -> None:
 
 
 def test_the_offset_is_between_the_centres() -> None:
-    moved = found(spot((0, 0)), spot((11, 0)))
-    assert moved["offset"] == pytest.approx([math.sqrt(0.5)], abs=1e-3)
+    for row, column in ((11, 0), (0, 11), (6, 8)):
+        moved = found(spot((0, 0)), spot((row, column)))
+        assert moved["offset"] == pytest.approx([math.hypot(row, column) / math.hypot(12, 16)], abs=1e-3)
     assert found(spot(), spot((3, 3)))["offset"] == [1.0]
     assert found(spot((3, 3)), spot((3, 3)))["offset"] == pytest.approx([0.0], abs=1e-3)
 
@@ -109,6 +110,18 @@ def test_foreground_is_all_classes_but_the_first() -> None:
     assert stats["outline_recall_foreground"] == 1.0
     assert stats["outline_recall_mean"] == 0.0
     assert stats["offset_foreground"] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_masked_class_leaves_the_gradient_finite(classes: int) -> None:
+    logits = torch.randn(2, classes, 5, 5, generator=torch.Generator().manual_seed(0))
+    logits[0, 1:, 0, 0] = -torch.inf
+    labels = torch.randint(classes, (2, 5, 5), generator=torch.Generator().manual_seed(1))
+    labels[0, 0, 0] = 0
+    logits.requires_grad_()
+    standard(num_classes=classes, ignore_index=VOID).views["maps"].stats(logits, labels).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 def offset(prediction: Tensor, target: Tensor) -> float:

@@ -4,17 +4,20 @@ Counts do not know whether a false alarm lies on the outline of an object or far
 
 | statistic | what |
 |---|---|
-| `outline_precision`, `outline_recall` | soft share of the predicted (true) outline that is near the other one |
+| `outline_precision`, `outline_recall` | of the weight of the predicted (true) outline, the share near the other one |
 | `far_fp`, `far_fn` | mean over the predicted (true) mask of the distance to the other one, softly |
 | `farthest_fp`, `farthest_fn` | the same with the fourth power in the mean: what is farthest counts most |
 | `offset` | distance between the centres of both masks |
 
-A false alarm weighs P(given class) and a miss 1 - P(true class), as in the measure `iou`. Distances are Euclidean,
+A false alarm weighs P(given class) and a miss 1 - P(true class), as in the measure `iou`, and a pixel of an outline as
+in `surrogate_segmentation.boundary`: one that is near, yet wrong, weighs little. Distances are Euclidean,
 between the cells of a grid of at most 64 x 64, in diagonals of the image; to an empty mask they are 1. Where the masks
 are is taken as it is: the gradient goes through the weights alone.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +37,7 @@ _APART = 1e-8
 
 
 def place_stats(logits: Tensor, px: Pixels, size: torch.Size, *, together: bool) -> Tensor:
-    """Statistics as `COLUMNS` in [0, 1], differentiable in `(B, C, H, W)` logits, of which classes matter alone.
+    """Statistics as `COLUMNS`, from 0 to 1 (the roots from 0.1), differentiable in `(B, C, H, W)` logits.
 
     `px` are the pixels of labels of shape `size`, `(B, H, W)`. Returns `(R, C, 7)`: R = 1 for a batch taken `together`,
     else R = B.
@@ -105,10 +108,14 @@ def _masks(labels: Tensor, px: Pixels, classes: int, size: torch.Size) -> Tensor
 
 
 def _moments(px: Pixels, p_given: Tensor, p_true: Tensor, size: torch.Size, classes: int) -> Tensor:
-    """`(B, C, 2, 3)`: of the predicted mask, softly, and of the true one, weight and sums of rows and of columns."""
+    """`(B, C, 2, 3)`: of the predicted mask, softly, and of the true one, weight and sums of rows and of columns.
+
+    Rows and columns are counted in diagonals of the image.
+    """
     height, width = size[1:]
-    rows = torch.linspace(0.0, 1.0, height, device=p_true.device, dtype=p_true.dtype).repeat_interleave(width)
-    columns = torch.linspace(0.0, 1.0, width, device=p_true.device, dtype=p_true.dtype).repeat(height)
+    pixel = torch.tensor(1.0 / math.hypot(height, width), dtype=p_true.dtype)
+    rows = (torch.arange(height, device=p_true.device) * pixel).repeat_interleave(width)
+    columns = (torch.arange(width, device=p_true.device) * pixel).repeat(height)
     sums = []
     for place in (torch.ones_like(rows), rows, columns):
         found = counts(px, classes, tp=p_true * place, fp=p_given * place, fn=place.expand_as(p_true))
@@ -120,6 +127,6 @@ def _moments(px: Pixels, p_given: Tensor, p_true: Tensor, size: torch.Size, clas
 def _offset(moments: Tensor) -> Tensor:
     """`(..., 1)` in [0, 1] from `(..., 2, 3)`: between the centres, in diagonals; 1 where a mask is empty."""
     centres = moments[..., 1:] / moments[..., :1].clamp_min(1e-6)
-    apart = (centres[..., 0, :] - centres[..., 1, :]).square().mean(-1, keepdim=True)
+    apart = (centres[..., 0, :] - centres[..., 1, :]).square().sum(-1, keepdim=True)
     seen = (moments[..., 0] > 0).all(-1, keepdim=True)
     return torch.where(seen, (apart + _APART).sqrt(), 1.0)

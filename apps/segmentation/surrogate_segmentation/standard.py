@@ -86,7 +86,8 @@ def _foreground(outputs: Tensor, px: Pixels) -> tuple[Tensor, Pixels]:
     """Logits and pixels of class 0 against all others taken as one."""
     predicted, label, valid = (px.predicted > 0).long(), (px.label > 0).long(), px.correct | px.wrong
     right = predicted == label
-    logits = torch.stack([outputs[:, 0], outputs[:, 1:].logsumexp(1)], 1)
+    finite = outputs.clamp_min(torch.finfo(outputs.dtype).min)  # of a masked class, whose -inf has no gradient here
+    logits = torch.stack([finite[:, 0], finite[:, 1:].logsumexp(1)], 1)
     return logits, Pixels(predicted, label, valid & right, valid & ~right)
 
 

@@ -66,7 +66,7 @@ def read(root: Path) -> Listing:
         splits, split_notes = _hashed_splits(paired(images, labels, where=str(root)), root)
     else:
         splits, split_notes = _given_splits(described.splits, images, labels, file=file), ()
-    found = _values(splits) if described.label_map is None and len(described.classes or ()) in (0, 2) else {}
+    found = _values(splits) if _asks_the_masks(described) else {}
     described, map_notes = _two_valued(described, found)
     classes, class_notes = _classes(described, found, root)
     if len(set(classes)) < len(classes):
@@ -129,6 +129,13 @@ def _given_splits(
             listed = read_names(file.parent / names) if isinstance(names, str) else names
             splits[split] = paired(images, labels, where=f"{file}, splits.{split}", names=listed)
     return splits
+
+
+def _asks_the_masks(described: Description) -> bool:
+    """Whether it takes their values to tell the classes, or which of two a value stands for."""
+    if described.classes is None:
+        return described.label_map is None
+    return len(described.classes) == 2 and not described.model_fields_set & {"label_map", "ignore_index"}
 
 
 def _two_valued(described: Description, found: Mapping[int, Path]) -> tuple[Description, tuple[str, ...]]:
