@@ -27,7 +27,7 @@ from surrogate.additive import additive_measure
 from surrogate.errors import UsageError
 from surrogate.protocols import Additive, Level, Measure
 from surrogate_segmentation.bands import band, edges, eroded, label_maps, near
-from surrogate_segmentation.counts import Pixels, check_classes, class_probabilities, counts, pixels
+from surrogate_segmentation.counts import Pixels, check_classes, class_probabilities, counts, pixels, sums_by_class
 
 IOU_COLUMNS = ("both", "predicted", "true", "both_mean", "predicted_mean", "true_mean", "tp", "fp", "fn")
 """Pixels of both bands, of the predicted and of the true one alone: shares and means; shares of the whole masks."""
@@ -121,11 +121,6 @@ def boundary_f1(*, num_classes: int, ignore_index: int, level: Level = "batch", 
     )
 
 
-def soft_outlines(logits: Tensor, px: Pixels, size: torch.Size, num_classes: int) -> Tensor:
-    """`(B, C, 4)` soft weights of outlines that are within 2 pixels of each other and that are not, as `Groups`."""
-    return _soft(logits, px, f1_groups(px, size, 2), size, 1, num_classes)[0]
-
-
 def iou_groups(px: Pixels, size: torch.Size, width: int) -> Groups:
     """Pixels of the bands by whether they are in both bands of one class."""
     predicted, true = (band(labels, width).flatten(1) for labels in label_maps(px, size))
@@ -170,20 +165,31 @@ def _harmonic_mean(one: Tensor, other: Tensor) -> Tensor:
     return 2.0 * one * other / torch.where(total > 0, total, 1.0)
 
 
+def mistakes(px: Pixels, p_given: Tensor, p_true: Tensor, size: torch.Size, width: int) -> tuple[Tensor, Tensor]:
+    """Weights, by the module's table, of pixels of the predicted boundary alone and of the true one alone.
+
+    Args:
+        px: pixels of labels of shape `size`.
+        p_given: `(B, N)` probability of the predicted class.
+        p_true: `(B, N)` probability of the true class.
+        size: `(B, H, W)`.
+        width: how far away a neighbour may be that makes a right pixel one of a boundary.
+
+    Returns:
+        `(B, N)` twice, in [0, 1].
+    """
+    around_true = eroded(p_true.view(size), width).flatten(1)
+    around_given = eroded(torch.where(px.wrong, p_given, 1.0).view(size), width).flatten(1)
+    return torch.where(px.correct, 1.0 - around_true, p_given), torch.where(px.correct, around_given, 1.0 - p_true)
+
+
 def _soft(
     logits: Tensor, px: Pixels, groups: Groups, size: torch.Size, width: int, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """`(B, C, 4)` sums of the weights of boundary pixels (the module's table), `(B, C, 3)` those of whole masks."""
     p_given, p_true = class_probabilities(logits, px)
-    around_true = eroded(p_true.view(size), width).flatten(1)
-    around_given = eroded(torch.where(px.wrong, p_given, 1.0).view(size), width).flatten(1)
-    right = torch.where(px.correct, p_true, 1.0 - p_given)
-    weights = (
-        right,
-        torch.where(px.correct, 1.0 - around_true, p_given),
-        p_true,
-        torch.where(px.correct, around_given, 1.0 - p_true),
-    )
+    only_predicted, only_true = mistakes(px, p_given, p_true, size, width)
+    weights = torch.where(px.correct, p_true, 1.0 - p_given), only_predicted, p_true, only_true
     weighed = [torch.where(group, weight, 0.0) for group, weight in zip(groups, weights, strict=True)]
     region = counts(px, num_classes, tp=p_true, fp=p_given, fn=1.0 - p_true)
     return _by_class(px, weighed, num_classes), region
@@ -191,14 +197,8 @@ def _soft(
 
 def _by_class(px: Pixels, weighed: list[Tensor], num_classes: int) -> Tensor:
     """`(B, C, 4)`: four weights `(B, N)`, the first two summed by the predicted class, the last two by the true one."""
-    pairs = torch.stack(weighed[:2], 1), torch.stack(weighed[2:], 1)
-    sums = [
-        weights.new_zeros(*weights.shape[:2], num_classes).scatter_add(
-            2, index.unsqueeze(1).expand_as(weights), weights
-        )
-        for weights, index in zip(pairs, (px.predicted, px.label), strict=True)
-    ]
-    return torch.cat(sums, 1).transpose(1, 2)
+    pairs = (weighed[:2], px.predicted), (weighed[2:], px.label)
+    return torch.cat([sums_by_class(weights, index, num_classes) for weights, index in pairs], -1)
 
 
 def _shares(sums: Tensor) -> Tensor:

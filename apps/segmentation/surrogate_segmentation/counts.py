@@ -9,6 +9,7 @@ a false positive of a and a false negative of y. Ties go to the first class, as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -70,6 +71,13 @@ def counts(
         by_class(px.wrong, fn, px.label),
     )
     return torch.stack(sums, dim=-1)
+
+
+def sums_by_class(weights: Sequence[Tensor], index: Tensor, num_classes: int) -> Tensor:
+    """`(B, C, K)`: K weights `(B, N)` summed by the class that `(B, N)` int64 names."""
+    stacked = torch.stack(list(weights), 1)
+    sums = stacked.new_zeros(*stacked.shape[:2], num_classes)
+    return sums.scatter_add(2, index.unsqueeze(1).expand_as(stacked), stacked).mT
 
 
 def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics: Statistics = "one-vs-rest") -> Tensor:
@@ -146,8 +154,17 @@ def check_values(labels: Tensor, num_classes: int, *, ignore_index: int) -> None
 
 def class_probabilities(logits: Tensor, px: Pixels) -> tuple[Tensor, Tensor]:
     """Softmax probability of the predicted and of the true class, each `(B, N)` in fp32 or wider, in [0, 1]."""
-    probabilities = _wide(logits).softmax(1).flatten(2)
-    return _at(probabilities, px.predicted), _at(probabilities, px.label)
+    return at_pixels(probabilities(logits), px)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """`(B, C, N)` softmax of `(B, C, H, W)` logits, in fp32 or wider."""
+    return _wide(logits).softmax(1).flatten(2)
+
+
+def at_pixels(values: Tensor, px: Pixels) -> tuple[Tensor, Tensor]:
+    """Of `(B, C, N)` values those of the predicted and of the true class, each `(B, N)`."""
+    return _at(values, px.predicted), _at(values, px.label)
 
 
 def hinge(logits: Tensor, px: Pixels) -> Tensor:

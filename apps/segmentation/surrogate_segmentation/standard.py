@@ -13,7 +13,10 @@ from torch import Tensor
 
 from surrogate.errors import UsageError
 from surrogate.protocols import Level, Standard, View
-from surrogate_segmentation.counts import Pixels, class_probabilities, counts, pixels
+from surrogate_segmentation.counts import Pixels, at_pixels, class_probabilities, counts, pixels, probabilities
+from surrogate_segmentation.maps import Of, map_columns, map_stats
+from surrogate_segmentation.objects import COLUMNS as OBJECT_COLUMNS
+from surrogate_segmentation.objects import object_stats
 from surrogate_segmentation.places import COLUMNS as PLACE_COLUMNS
 from surrogate_segmentation.places import place_stats
 
@@ -36,20 +39,21 @@ def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) ->
     """Soft true positives, false positives and false negatives: of each class, and as ratios over the classes.
 
     Weights of the pixels are those of the measure `iou` (one-vs-rest). A row speaks of an image, or of a batch. What
-    is handed maps may ask where the wrong pixels are: beside them are those of `surrogate_segmentation.places`.
+    is handed maps may ask where the wrong pixels are, or which of them belong together: beside these are those of
+    `surrogate_segmentation.places`, or of `surrogate_segmentation.objects`.
 
     Raises:
         UsageError: a level other than "sample" and "batch".
     """
     if level not in ("sample", "batch"):
         raise UsageError(f"measure.level is {level!r}; a function's measure knows sample and batch")
-    of_pixels = partial(_stats, level, num_classes, ignore_index), _columns(num_classes)
-    of_maps = partial(_map_stats, level, num_classes, ignore_index), (*of_pixels[1], *_place_columns(num_classes))
+    of_pixels = partial(_label_stats, level, num_classes, ignore_index), _columns(num_classes)
     return Standard(
         {
             "labels": View(partial(_labels, ignore_index), *of_pixels),
             "scores": View(partial(_scores, ignore_index), *of_pixels),
-            "maps": View(partial(_maps, level, ignore_index), *of_maps),
+            "maps": _map_view(place_stats, PLACE_COLUMNS, level, num_classes, ignore_index),
+            "objects": _map_view(object_stats, OBJECT_COLUMNS, level, num_classes, ignore_index),
         },
         void=lambda labels: torch.full_like(labels, ignore_index),
     )
@@ -61,40 +65,30 @@ def _columns(num_classes: int) -> tuple[str, ...]:
     return (*ratios, "share_present", "share_seen", *_GROUPS, *_MEANS, *by_class)
 
 
-def _place_columns(num_classes: int) -> tuple[str, ...]:
-    whose = ("mean", "foreground") if num_classes > 2 else ("foreground",)
-    return tuple(f"{what}_{who}" for who in whose for what in PLACE_COLUMNS)
+def _map_view(of: Of, names: tuple[str, ...], level: Level, num_classes: int, ignore_index: int) -> View:
+    return View(
+        partial(_maps, level, ignore_index),
+        partial(_map_stats, of, level, num_classes, ignore_index),
+        (*_columns(num_classes), *map_columns(names, num_classes)),
+    )
 
 
-def _map_stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> Tensor:
-    """`_stats`, and where the wrong pixels are: of the classes but 0, on average and taken as one.
-
-    Not of each: that many columns are more than the rows of a few hundred images tell apart (`docs/log.md`).
-    """
-    px, together = pixels(outputs, targets, ignore_index=ignore_index), level == "batch"
-    places = [place_stats(*_foreground(outputs, px), targets.shape, together=together)[:, 1]]
-    if num_classes > 2:
-        present = counts(px, num_classes)[:, 1:, ::2].sum(2)
-        present = (present.sum(0, keepdim=True) if together else present) > 0
-        by_class = place_stats(outputs, px, targets.shape, together=together)[:, 1:]
-        places.insert(0, _mean(by_class.mT, present.unsqueeze(1).to(by_class)))
-    sums = _stats(level, num_classes, ignore_index, outputs, targets)
-    return torch.cat([sums, *(torch.where(sums[:, :1].isnan(), torch.nan, part) for part in places)], 1)
+def _map_stats(
+    of: Of, level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /
+) -> Tensor:
+    px, every = pixels(outputs, targets, ignore_index=ignore_index), probabilities(outputs)
+    sums = _stats(level, num_classes, px, *at_pixels(every, px))
+    found = map_stats(of, every, px, targets.shape, together=level == "batch")
+    return torch.cat([sums, torch.where(sums[:, :1].isnan(), torch.nan, found)], 1)
 
 
-def _foreground(outputs: Tensor, px: Pixels) -> tuple[Tensor, Pixels]:
-    """Logits and pixels of class 0 against all others taken as one."""
-    predicted, label, valid = (px.predicted > 0).long(), (px.label > 0).long(), px.correct | px.wrong
-    right = predicted == label
-    finite = outputs.clamp_min(torch.finfo(outputs.dtype).min)  # of a masked class, whose -inf has no gradient here
-    logits = torch.stack([finite[:, 0], finite[:, 1:].logsumexp(1)], 1)
-    return logits, Pixels(predicted, label, valid & right, valid & ~right)
-
-
-def _stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> Tensor:
-    """`(R, F)`: ratios in [0, 1], sums as shares of the valid pixels, and the mean weights of the same pixels."""
+def _label_stats(level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /) -> Tensor:
     px = pixels(outputs, targets, ignore_index=ignore_index)
-    p_predicted, p_true = class_probabilities(outputs, px)
+    return _stats(level, num_classes, px, *class_probabilities(outputs, px))
+
+
+def _stats(level: Level, num_classes: int, px: Pixels, p_predicted: Tensor, p_true: Tensor) -> Tensor:
+    """`(R, F)`: ratios in [0, 1], sums as shares of the valid pixels, and the mean weights of the same pixels."""
     soft, hard = counts(px, num_classes, tp=p_true, fp=p_predicted, fn=1.0 - p_true), counts(px, num_classes)
     if level == "batch":
         soft, hard = soft.sum(0, keepdim=True), hard.sum(0, keepdim=True)
