@@ -35,7 +35,8 @@ def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]
     }
 
 
-_ASKED = (("spearman", 0.95, 1), ("r2", 0.95, 1), ("wrong_sign", 0.02, -1))
+_SIGNS = 0.02
+_ASKED = (("spearman", 0.95, 1), ("r2", 0.95, 1), ("wrong_sign", _SIGNS, -1))
 
 
 def shortfalls(numbers: Mapping[str, Any]) -> list[str]:
@@ -57,7 +58,9 @@ def verdict(numbers: Mapping[str, Any]) -> str:
             "finds nothing yet (look at by_regime.model; a longer baseline helps); see docs/fidelity-report.md"
         )
     if short:
-        return "held out, NOT good enough to train through: " + ", ".join(short) + "; see docs/fidelity-report.md"
+        contrary = numbers.get("contrary") or 0.0
+        beside = f"; in {contrary:.3f} of the moves the metric itself goes against the truth" * (contrary > _SIGNS)
+        return f"held out, NOT good enough to train through: {', '.join(short)}{beside}; see docs/fidelity-report.md"
     return "held out: " + ", ".join(f"{name} {numbers[name]:.3f}" for name, _, _ in _ASKED) + "; good to train through"
 
 
@@ -76,3 +79,15 @@ def wrong_sign(surrogate: nn.Module, stats: Tensor, velocity: Tensor, change: Te
     if not counted.any():
         return None
     return float((slope.sign() != change.sign())[counted].double().mean())
+
+
+def contrary(change: Tensor, away: Tensor) -> float | None:
+    """Share of moves in which the metric itself goes against the truth; 0 where it is one-sided.
+
+    `(R,)` true change of the loss, and whether the move was away from the truth, `(R,)` bool: the rest went towards it.
+    A slope that always points to the truth has this `wrong_sign`. Moves that change nothing do not count.
+    """
+    counted = change != 0
+    if not counted.any():
+        return None
+    return float(((change < 0) == away)[counted].double().mean())

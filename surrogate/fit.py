@@ -16,8 +16,8 @@ from surrogate.approximator import Surrogate
 from surrogate.batches import generator_of, seed_of
 from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
-from surrogate.fidelity import fidelity, wrong_sign
-from surrogate.moves import KINDS, SMALL
+from surrogate.fidelity import contrary, fidelity, wrong_sign
+from surrogate.moves import AWAY, KINDS, SMALL
 from surrogate.objective import Asked, asked, objective
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
@@ -139,7 +139,8 @@ class Analytic(torch.nn.Module):
 def report(
     surrogate: torch.nn.Module, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows
 ) -> dict[str, Any]:
-    """Fidelity on held-out rows, over all and by regime, and the share of wrong signs: of small moves, and by kind."""
+    """Fidelity on held-out rows, over all and by regime, the share of wrong signs, of small moves and by kind, and of
+    small moves that the metric itself goes against."""
     predicted = surrogate(data.stats)
     by_regime = {}
     for number, name in enumerate(regimes):
@@ -156,6 +157,7 @@ def report(
     return {
         **fidelity(predicted[heldout], data.value[heldout], data.sample[heldout]),
         "wrong_sign": signs(unseen & small),
+        "contrary": contrary(moved.value[unseen & small], moved.regime[unseen & small] == AWAY),
         "by_regime": by_regime,
         "wrong_sign_by_move": {kind: signs(unseen & (moved.regime == n)) for n, kind in enumerate(KINDS)},
     }

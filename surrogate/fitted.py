@@ -62,6 +62,8 @@ def check_signs(fidelity: Mapping[str, Any], *, allowed: float, where: str) -> N
     if wrong is not None and wrong > allowed:
         floor = fidelity.get("analytic", {}).get("wrong_sign")
         beside = "" if floor is None else f"; the hand-made soft form has {100 * floor:.1f} %"
+        if contrary := fidelity.get("contrary"):
+            beside += f"; the metric itself goes against the truth in {100 * contrary:.1f} % of these moves"
         raise QualityError(
             f"{where}: {100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most {100 * allowed:.1f} % "
             f"are allowed{beside}; fit it better (docs/fidelity-report.md), or allow it with --set "

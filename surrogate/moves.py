@@ -32,10 +32,11 @@ Not in isotropic random directions: what a metric makes of those is decided by w
 soft statistic knows (soft Jaccard itself gets 25 to 45 % of those signs wrong; see `docs/log.md`).
 """
 KINDS = tuple(STEPS)
+AWAY = KINDS.index("away")
 LONG = 1.0
 """A step of this length is no small one."""
 SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < LONG)
-"""Places in KINDS."""
+"""Places in KINDS, as is AWAY."""
 
 
 class Move(NamedTuple):
@@ -66,7 +67,7 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
         amount = amount * (outputs.argmax(1, keepdim=True) != perfect.argmax(1, keepdim=True))
     way = perfect - outputs
     towards = amount * way * (outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12))
-    return -towards if kind == "away" else towards
+    return -towards if kind == KINDS[AWAY] else towards
 
 
 def move(

@@ -176,12 +176,13 @@ def test_a_refused_finetuning_may_be_asked_for_with_other_settings(small_run, tm
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     card = json.loads(metadata["surrogate"])
-    card["fidelity"]["wrong_sign"] = report["fidelity"]["wrong_sign"] = 0.3
+    card["fidelity"] |= {"wrong_sign": 0.3, "contrary": 0.21}
+    report["fidelity"]["wrong_sign"] = 0.3
     save_file(load_file(path), path, metadata={**metadata, "surrogate": json.dumps(card)})
     ended = surrogate_cli("finetune", "--run", run, "--quiet", *strict)
     assert (ended.code, ended.out) == (5, "")
     assert "30.0 % of its gradient signs are wrong" in ended.err
-    assert "the hand-made soft form has 0.0 %; fit it better" in ended.err
+    assert "the hand-made soft form has 0.0 %; the metric itself goes against the truth in 21.0 % of" in ended.err
     assert surrogate_cli("finetune", "--run", run, "--quiet", "--set", "finetune.max_wrong_sign=1").code == 0
     ended = surrogate_cli("finetune", "--run", run, "--quiet", *strict)  # by now there is something to lose
     assert (ended.code, "finetune.max_wrong_sign" in ended.err) == (2, True)

@@ -12,7 +12,7 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
-from surrogate.fidelity import fidelity, verdict, wrong_sign
+from surrogate.fidelity import contrary, fidelity, verdict, wrong_sign
 
 
 class Wave(nn.Module):
@@ -100,6 +100,13 @@ def test_a_flat_surrogate_is_wrong_wherever_something_changes() -> None:
     assert waves == pytest.approx(1 / 3)  # the second row does not move, and yet it changed
 
 
+def test_contrary_moves_are_those_that_get_worse_on_the_way_to_the_truth() -> None:
+    change = torch.tensor([-0.1, -0.2, 0.1, 0.0, 0.3, -0.4])
+    away = torch.tensor([False, False, False, False, True, True])
+    assert contrary(change, away) == pytest.approx(2 / 5)
+    assert contrary(torch.zeros(2), away[:2]) is None
+
+
 def test_no_change_is_no_verdict() -> None:
     assert wrong_sign(Wave(), torch.randn(3, 2), torch.randn(3, 2), torch.zeros(3)) is None
     assert wrong_sign(Wave(), torch.empty(0, 2), torch.empty(0, 2), torch.empty(0)) is None
@@ -123,6 +130,8 @@ def test_the_verdict_names_what_is_short_of_the_bars() -> None:
     assert "spearman 0.900 (above 0.95 is asked for)" in bad
     assert "wrong_sign 0.030 (below 0.02 is asked for)" in bad
     assert "r2 undefined" in bad
+    assert "goes against" not in verdict({**good, "wrong_sign": 0.03, "contrary": 0.01})
+    assert "in 0.200 of the moves the metric itself" in verdict({**good, "wrong_sign": 0.21, "contrary": 0.2})
     unknown = verdict({**good, "wrong_sign": None})
     assert "NOT known" in unknown
     assert "no small move changed the metric" in unknown

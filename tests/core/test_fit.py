@@ -234,6 +234,8 @@ def test_the_certificate_is_about_small_moves(stores: tuple[StatsStore, StatsSto
     assert signs({"reach"})["wrong_sign"] == 0.0
     assert signs({"reach"})["wrong_sign_by_move"]["reach"] == 1.0
     assert signs({"mend"})["wrong_sign"] == pytest.approx(1 / 3)
+    assert signs({"towards", "mend"})["contrary"] == 0.0
+    assert signs({"mend", "reach"})["contrary"] == pytest.approx(1 / 3)
 
 
 def test_a_fit_without_moves_gives_no_verdict_on_signs(tmp_path: Path) -> None:
