@@ -46,7 +46,18 @@ def shortfalls(numbers: Mapping[str, Any]) -> list[str]:
         for name, bar, sign in _ASKED
         if numbers[name] is not None and sign * numbers[name] < sign * bar
     ]
+    if short and short[-1].startswith("wrong_sign"):
+        short[-1] += against_truth(numbers)
     return short + [f"{name} undefined" for name, _, _ in _ASKED if numbers[name] is None]
+
+
+def against_truth(numbers: Mapping[str, Any]) -> str:
+    """What a fit's report has to say about why its `wrong_sign` may be high; empty where that is not the metric's."""
+    share = numbers.get("contrary") or 0.0
+    if share > 0.5:
+        return f"; the metric goes against the truth in {100 * share:.1f} % of these moves: is higher_is_better right?"
+    told = f"; the metric itself goes against the truth in {100 * share:.1f} % of these moves"
+    return told if share > _SIGNS else ""
 
 
 def verdict(numbers: Mapping[str, Any]) -> str:
@@ -58,9 +69,7 @@ def verdict(numbers: Mapping[str, Any]) -> str:
             "finds nothing yet (look at by_regime.model; a longer baseline helps); see docs/fidelity-report.md"
         )
     if short:
-        contrary = numbers.get("contrary") or 0.0
-        beside = f"; in {contrary:.3f} of the moves the metric itself goes against the truth" * (contrary > _SIGNS)
-        return f"held out, NOT good enough to train through: {', '.join(short)}{beside}; see docs/fidelity-report.md"
+        return f"held out, NOT good enough to train through: {', '.join(short)}; see docs/fidelity-report.md"
     return "held out: " + ", ".join(f"{name} {numbers[name]:.3f}" for name, _, _ in _ASKED) + "; good to train through"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from surrogate.approximator import Card, Surrogate, load
 from surrogate.errors import DataError, QualityError
+from surrogate.fidelity import against_truth
 from surrogate.loss import check_matches
 from surrogate.work import Work
 
@@ -62,8 +63,7 @@ def check_signs(fidelity: Mapping[str, Any], *, allowed: float, where: str) -> N
     if wrong is not None and wrong > allowed:
         floor = fidelity.get("analytic", {}).get("wrong_sign")
         beside = "" if floor is None else f"; the hand-made soft form has {100 * floor:.1f} %"
-        if contrary := fidelity.get("contrary"):
-            beside += f"; the metric itself goes against the truth in {100 * contrary:.1f} % of these moves"
+        beside += against_truth(fidelity)
         raise QualityError(
             f"{where}: {100 * wrong:.1f} % of its gradient signs are wrong (wrong_sign), at most {100 * allowed:.1f} % "
             f"are allowed{beside}; fit it better (docs/fidelity-report.md), or allow it with --set "

@@ -131,7 +131,9 @@ def test_the_verdict_names_what_is_short_of_the_bars() -> None:
     assert "wrong_sign 0.030 (below 0.02 is asked for)" in bad
     assert "r2 undefined" in bad
     assert "goes against" not in verdict({**good, "wrong_sign": 0.03, "contrary": 0.01})
-    assert "in 0.200 of the moves the metric itself" in verdict({**good, "wrong_sign": 0.21, "contrary": 0.2})
+    assert "the metric itself goes against the truth in 20.0 %" in verdict({**good, "wrong_sign": 0.2, "contrary": 0.2})
+    assert "goes against" not in verdict({**good, "spearman": 0.5, "contrary": 0.2})
+    assert "is higher_is_better right?" in verdict({**good, "wrong_sign": 0.9, "contrary": 0.9})
     unknown = verdict({**good, "wrong_sign": None})
     assert "NOT known" in unknown
     assert "no small move changed the metric" in unknown

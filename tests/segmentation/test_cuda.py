@@ -15,6 +15,7 @@ from torch import Tensor
 from surrogate import frozen, plugins
 from surrogate.approximator import Surrogate
 from surrogate.loss import SurrogateLoss
+from surrogate_segmentation.standard import standard
 
 FACTS = {"num_classes": 5, "ignore_index": 255}
 MEASURES: list[tuple[str, dict[str, Any]]] = [
@@ -94,3 +95,19 @@ def test_a_gpu_says_what_the_cpu_says(name: str, options: dict[str, Any]) -> Non
         assert logits.grad is not None
         found.append((value.detach().cpu(), logits.grad.cpu()))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+@needs_cuda
+@pytest.mark.parametrize("view", ["labels", "maps", "objects"])
+def test_statistics_of_a_plain_function_do_not_wait_and_are_those_of_the_cpu(view: str) -> None:
+    of = standard(num_classes=5, ignore_index=255).views[view].stats
+    logits, labels = batch("cuda", torch.float32)
+    of(logits, labels)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = of(logits, labels)
+        found.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), of(*batch("cpu", torch.float32)), rtol=1e-4, atol=1e-4)

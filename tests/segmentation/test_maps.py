@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surrogate.from_function import measure_from_function
+from surrogate.protocols import Level
 from surrogate.testing import check_measure
 from surrogate_segmentation.standard import standard
 
@@ -39,6 +40,25 @@ def test_foreground_is_all_classes_but_the_first() -> None:
     assert places["offset_foreground"] == pytest.approx(0.0, abs=1e-3)
     assert objects["objects_recall_foreground"] == pytest.approx(1.0)
     assert objects["objects_recall_mean"] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_there_is_a_column_for_each_value(classes: int, view: str) -> None:
+    made = standard(num_classes=classes, ignore_index=VOID).views[view]
+    found = made.stats(torch.randn(2, classes, 5, 5), torch.zeros(2, 5, 5, dtype=torch.long))
+    assert found.shape == (2, len(made.columns))
+
+
+@pytest.mark.parametrize("level", ["sample", "batch"])
+def test_a_class_that_is_predicted_alone_is_not_in_the_mean(level: Level) -> None:
+    truth = torch.cat([labels_of((5, 5), (5, 6)), labels_of((5, 5), (5, 6))])
+    predicted = torch.cat([labels_of((5, 5), (5, 6)), labels_of((5, 5), (5, 6))])
+    predicted[1, 0, 15] = 2
+    made = standard(num_classes=3, ignore_index=VOID, level=level).views["maps"]
+    logits = 20.0 * torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float()
+    mean = made.stats(logits, truth)[:, made.columns.index("surface_fp_mean")]
+    assert mean.tolist() == pytest.approx([0.0] * len(mean))
 
 
 def test_where_the_truth_has_no_class_the_predicted_ones_are_the_mean() -> None:

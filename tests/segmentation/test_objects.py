@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,7 +30,7 @@ def found(logits: Tensor, labels: Tensor, *, together: bool = False) -> dict[str
     """The statistics of class 1, by row."""
     px = pixels(logits, labels, ignore_index=VOID)
     probabilities = class_probabilities(logits, px)
-    rows = object_stats(px, *probabilities, labels.shape, logits.shape[1], together=together)[:, 1]
+    rows = object_stats(px, *probabilities, labels.shape, logits.shape[1], together=together)[:, 0]
     return dict(zip(COLUMNS, rows.T, strict=True))
 
 
@@ -65,7 +68,7 @@ def test_a_winding_mask_is_one_object() -> None:
     assert components(winding)[winding > 0].unique().tolist() == [0]
 
 
-def brute(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def brute(prediction: npt.NDArray[Any], truth: npt.NDArray[Any]) -> dict[str, float]:
     """Of the objects of class 1 of one image, where there is no doubt anywhere."""
     (own, n_own), (true, n_true) = label(prediction == 1), label(truth == 1)
     recall = [(prediction[true == i] == 1).mean() for i in range(1, n_true + 1)]
@@ -89,6 +92,8 @@ def brute(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         "objects_right": mean([step(s) for s in precision], n_own),
         "objects_matched": mean([step(s) for s in best], (n_own + n_true) / 2),
         "objects_quality": mean([s * step(s) for s in best], (n_own + n_true) / 2),
+        "objects_touched": mean([max(s, 1e-6) ** 0.25 for s in recall], n_true),
+        "objects_touching": mean([max(s, 1e-6) ** 0.25 for s in precision], n_own),
         "objects_more": mean([n_own], n_own + n_true),
     }
 
@@ -99,10 +104,14 @@ def test_without_doubt_the_statistics_are_those_of_a_loop_over_objects(
     height: int, width: int, classes: int, seed: int
 ) -> None:
     predicted, labels = drawn(4, height, width, classes=classes, seed=seed).chunk(2)
+    labels = torch.where(drawn(2, height, width, classes=4, seed=seed + 1) == 0, VOID, labels)
     own = found(confident(predicted, classes), labels)
     for image in range(2):
-        for name, expected in brute(predicted[image].numpy(), labels[image].numpy()).items():
-            assert float(own[name][image]) == pytest.approx(expected, abs=1e-4), name
+        given = torch.where(labels[image] == VOID, VOID, predicted[image])
+        if not ((given == 1) | (labels[image] == 1)).any():
+            continue
+        for name, expected in brute(given.numpy(), labels[image].numpy()).items():
+            assert float(own[name][image]) == pytest.approx(expected, abs=1e-3), name
 
 
 def test_partners_share_the_most_pixels() -> None:
@@ -149,3 +158,38 @@ def test_a_batch_taken_together_counts_all_objects_alike() -> None:
     predicted = torch.cat([squares(), squares((2, 2), (10, 10), (10, 2))])
     own = found(confident(predicted, 2), truth, together=True)
     assert own["objects_recall"].tolist() == pytest.approx([0.75], abs=1e-3)
+
+
+def test_nothing_to_find_and_nothing_found_is_perfect() -> None:
+    own = {name: float(column) for name, column in found(confident(squares(), 2), squares()).items()}
+    assert own.pop("objects_more") == 0.5
+    assert set(own.values()) == {1.0}
+    missed = found(confident(squares(), 2), squares((2, 2)))
+    assert float(missed["objects_recall"]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_large_object_that_is_missed_keeps_its_value_and_slope_in_float32() -> None:
+    truth = torch.ones(1, 256, 256, dtype=torch.long)
+    noise = torch.randn(1, 2, 256, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    missing = 0.3 * noise + torch.tensor([9.0, 0.0]).view(1, 2, 1, 1)
+    values, slopes = [], []
+    for dtype in (torch.float32, torch.float64):
+        logits = missing.to(dtype).requires_grad_()
+        value = found(logits, truth)["objects_touched"].sum()
+        value.backward()
+        assert logits.grad is not None
+        values.append(value.item())
+        slopes.append(logits.grad.abs().sum().item())
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    assert slopes[0] == pytest.approx(slopes[1], rel=1e-3)
+
+
+def test_doubt_weighs_a_false_alarm_by_the_given_class_and_a_miss_by_the_true_one() -> None:
+    truth, given = squares((2, 2)), squares((2, 2), (10, 10))
+    logits = confident(given, 3)
+    logits[0, :, 10:13, 10:13] = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log().view(3, 1, 1)
+    logits[0, :, 2, 2] = torch.tensor([0.3, 0.1, 0.6], dtype=torch.float64).log()  # class 2 instead of 1
+    own = {name: float(column) for name, column in found(logits, truth).items()}
+    assert own["objects_recall"] == pytest.approx((8 + 0.1) / 9)
+    assert own["objects_precision"] == pytest.approx((1 + 0.5) / 2)
+    assert own["objects_more"] == pytest.approx(1.5 / 2.5)

@@ -23,7 +23,7 @@ def found(logits: Tensor, labels: Tensor, *, together: bool = False) -> dict[str
     """The statistics of class 1, by row."""
     px = pixels(logits, labels, ignore_index=VOID)
     probabilities = class_probabilities(logits, px)
-    rows = place_stats(px, *probabilities, labels.shape, logits.shape[1], together=together)[:, 1]
+    rows = place_stats(px, *probabilities, labels.shape, logits.shape[1], together=together)[:, 0]
     return dict(zip(COLUMNS, rows.T, strict=True))
 
 
@@ -63,6 +63,18 @@ def test_a_miss_is_as_far_as_the_nearest_hit() -> None:
     assert missed["outline_recall"] == pytest.approx([0.5])
 
 
+def test_doubt_weighs_a_false_alarm_by_the_given_class_and_a_miss_by_the_true_one() -> None:
+    truth, given = spot((2, 2), (2, 12)), spot((2, 2), (9, 2))
+    logits = confident(given, 3)
+    logits[0, :, 9, 2] = torch.tensor([0.2, 0.5, 0.3]).log()
+    logits[0, :, 2, 12] = torch.tensor([0.6, 0.1, 0.3]).log()
+    weighed = found(logits, truth)
+    assert float(weighed["surface_fp"]) == pytest.approx(0.5 * 7 / DIAGONAL / 2)
+    assert float(weighed["surface_fn"]) == pytest.approx(0.9 * 10 / DIAGONAL / 2)
+    assert float(weighed["outline_precision"]) == pytest.approx(0.75)
+    assert float(weighed["farthest_fn"]) == pytest.approx((0.9 / 2) ** 0.25 * 10 / DIAGONAL, rel=1e-3)
+
+
 def test_an_outline_that_is_near_counts_as_near_whatever_the_confidence() -> None:
     truth = spot(*((row, column) for row in range(3, 8) for column in range(3, 8)))
     wider = spot(*((row, column) for row in range(2, 9) for column in range(2, 9)))
@@ -70,10 +82,23 @@ def test_an_outline_that_is_near_counts_as_near_whatever_the_confidence() -> Non
         assert found(confident(wider, 2, by=by), truth)["outline_precision"].tolist() == [1.0]
 
 
-def test_nothing_found_is_as_far_as_can_be() -> None:
+def test_nothing_found_is_as_far_as_can_be_and_nothing_to_find_is_perfect() -> None:
     missed = sure(spot(), spot((3, 3)))
     assert missed["surface_fn"] == missed["farthest_fn"] == missed["offset"] == pytest.approx([1.0])
     assert missed["outline_precision"] == missed["outline_recall"] == [0.0]
+    empty = sure(spot(), spot())
+    assert empty["outline_precision"] == empty["outline_recall"] == [1.0]
+    assert empty["surface_fn"] == empty["offset"] == [0.0]
+
+
+def test_in_a_large_image_what_is_near_is_not_taken_for_nothing() -> None:
+    truth = torch.zeros(1, 512, 512, dtype=torch.long)
+    truth[:, :131] = 1
+    wider = truth.clone()
+    wider[:, :136] = 1  # in the same cells of 8 x 8
+    found = sure(wider, truth)
+    assert 3 * 512 <= found["surface_fp"][0] * math.hypot(512, 512) * (2 * 136 + 2 * 512) < 8 * 512
+    assert found["farthest_fp"][0] > 1e-3
 
 
 def test_the_offset_is_between_the_centres() -> None:

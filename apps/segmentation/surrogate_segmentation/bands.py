@@ -26,6 +26,12 @@ def label_maps(px: Pixels, size: torch.Size) -> tuple[Tensor, Tensor]:
     return predicted, true
 
 
+def foreground_maps(px: Pixels, size: torch.Size) -> tuple[Tensor, Tensor]:
+    """The same of the classes but 0, which are numbered from 0."""
+    predicted, true = label_maps(px, size)
+    return (predicted - 1.0).clamp_min(_NONE), (true - 1.0).clamp_min(_NONE)
+
+
 def band(labels: Tensor, width: int) -> Tensor:
     """`(B, H, W)` bool: pixels of a mask with a pixel outside of it within `width`: what an erosion takes away.
 

@@ -1,8 +1,9 @@
 """Distances between label maps: from each pixel to the nearest one of its class in another map.
 
 Euclidean, in diagonals of the image, so at most 1; to a class that the other map does not have they are 1. Between the
-cells of a grid of at most 64 x 64: exact in an image no larger than that, else right but for two cells. A label map is
-as in `surrogate_segmentation.bands`: a class at each pixel, -1 where there is none.
+cells of a grid of at most 64 x 64: exact in an image no larger than that, else right but for a cell's diagonal, and at
+least a pixel where the maps differ. A label map is as in `surrogate_segmentation.bands`: a class at each pixel, -1
+where there is none.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ def to_nearest(labels: Tensor, others: Tensor, num_classes: int) -> Tensor:
     there = torch.zeros(batch, (num_classes + 1) * rows * columns, dtype=torch.bool, device=labels.device)
     there = there.scatter_(1, theirs, value=True).view(batch, num_classes + 1, rows, columns)
     diagonal = float(height**2 + width**2)
-    squared = torch.where(there, 0.0, diagonal)
+    squared = torch.where(there[:, :num_classes], 0.0, diagonal)
     for dim, size in ((3, width), (2, height)):
         squared = _envelope(squared, dim, cell=size / squared.shape[dim])
-    squared[:, num_classes] = 0.0  # where -1 is: no class
-    return (squared.flatten(1).gather(1, mine) / diagonal).sqrt().clamp_max(1.0).view(labels.shape)
+    found = squared.flatten(1).gather(1, mine.clamp_max(num_classes * rows * columns - 1)).view(labels.shape)
+    found = torch.maximum(found, (labels != others).to(found))  # of a cell that both maps are in
+    return torch.where(labels >= 0, (found / diagonal).sqrt().clamp_max(1.0), 0.0)
 
 
 def _cells(size: int, cells: int, like: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from surrogate_segmentation.counts import Pixels, at_pixels, counts
 
-Of = Callable[..., Tensor]
-"""`place_stats` or `object_stats`: pixels, their probabilities, size and classes to `(R, C, K)`."""
+Statistics = Callable[..., Tensor]
+"""`place_stats` or `object_stats`: of pixels, their probabilities, size and classes, `(R, C - 1, K)`."""
 
 
 def map_columns(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
@@ -22,20 +22,19 @@ def map_columns(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
     return tuple(f"{name}_{who}" for who in whose for name in names)
 
 
-def map_stats(of: Of, probabilities: Tensor, px: Pixels, size: torch.Size, *, together: bool) -> Tensor:
+def map_stats(statistics: Statistics, probabilities: Tensor, px: Pixels, size: torch.Size, *, together: bool) -> Tensor:
     """`(R, F)` statistics of the foreground, after their mean over the classes where there are several.
 
     `(B, C, N)` probabilities and the pixels of labels of shape `size`. R = 1 for a batch taken `together`, else R = B.
     """
-    foreground = _foreground(px)
-    of_two = torch.stack([probabilities[:, 0], probabilities[:, 1:].sum(1)], 1)
-    found = of(foreground, *at_pixels(of_two, foreground), size, 2, together=together)[:, 1]
+    two, foreground = torch.stack([probabilities[:, 0], probabilities[:, 1:].sum(1)], 1), _foreground(px)
+    as_one = statistics(foreground, *at_pixels(two, foreground), size, 2, together=together).squeeze(1)
     classes = probabilities.shape[1]
-    if classes == 2:
-        return found
-    of_each = of(px, *at_pixels(probabilities, px), size, classes, together=together)[:, 1:]
-    weight = _counted(px, classes, together=together).to(of_each).unsqueeze(2)
-    return torch.cat([(of_each * weight).sum(1) / weight.sum(1).clamp_min(1.0), found], 1)
+    if classes <= 2:
+        return as_one
+    each = statistics(px, *at_pixels(probabilities, px), size, classes, together=together)
+    weight = _counted(px, classes, together=together).to(each).unsqueeze(2)
+    return torch.cat([(each * weight).sum(1) / weight.sum(1).clamp_min(1.0), as_one], 1)
 
 
 def _counted(px: Pixels, num_classes: int, *, together: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 An object is a connected mask of one class; its pixels share sides. A miss weighs 1 - P(true class), a false alarm
 P(given class), and the share of a true object that is found, or of a predicted one that is right, is what they leave
-of it. For each class:
+of it. For each class but 0:
 
 | statistic | mean of |
 |---|---|
@@ -19,12 +19,13 @@ as it is: the gradient goes through the weights alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from surrogate_segmentation.bands import label_maps
+from surrogate_segmentation.bands import foreground_maps
 from surrogate_segmentation.counts import Pixels, sums_by_class
 
 COLUMNS = (
@@ -39,6 +40,8 @@ _LEAST = 1e-6
 class Objects(NamedTuple):
     """The objects of a label map, all `(B, N)`. What is said of an object stands at its first pixel."""
 
+    label: Tensor
+    """int64 class of each pixel; 0 where there is none."""
     first: Tensor
     """int64: of each pixel the first one of its object, as a place in the flattened image."""
     is_first: Tensor
@@ -54,11 +57,18 @@ class Objects(NamedTuple):
         """The same as a mean; 0 beside the first pixels."""
         return self.total(weights) / self.area.clamp_min(1.0)
 
+    def sums(self, weights: Sequence[Tensor], num_classes: int) -> list[Tensor]:
+        """`(B, C)` each: what is said of objects, `(B, N)`, summed over those of each class."""
+        said = [torch.where(self.is_first, weight, 0.0) for weight in weights]
+        return list(sums_by_class(said, self.label, num_classes).unbind(-1))
+
 
 def object_stats(
     px: Pixels, p_given: Tensor, p_true: Tensor, size: torch.Size, num_classes: int, *, together: bool
 ) -> Tensor:
-    """Statistics as `COLUMNS`, from 0 to 1, and 0 where there is no object to take the mean over.
+    """Statistics as `COLUMNS`, from 0 to 1, of the classes but 0.
+
+    Where there is no object to take the mean over they are 0, and where there is none on either side perfect.
 
     Args:
         px: pixels of labels of shape `size`.
@@ -69,27 +79,23 @@ def object_stats(
         together: whether a row speaks of the batch.
 
     Returns:
-        `(R, C, 9)`, differentiable in the probabilities; R = 1 for a batch taken `together`, else R = B.
+        `(R, C - 1, 9)`, differentiable in the probabilities; R = 1 for a batch taken `together`, else R = B.
     """
-    predicted, true = (objects(labels) for labels in label_maps(px, size))
-    alarms, misses = (torch.where(px.wrong, weight, 0.0) for weight in (p_given, 1.0 - p_true))
-    iou = _iou(predicted, true, px.correct, alarms, misses)
-    matched = _step(iou)
-    of_true = _of_share(true, misses)
-    of_predicted = (*_of_share(predicted, alarms), matched, matched * iou, predicted.mean(p_given))
-    sums = [
-        sums_by_class([torch.where(these.is_first, weight, 0.0) for weight in weights], index, num_classes)
-        for these, weights, index in ((true, of_true, px.label), (predicted, of_predicted, px.predicted))
-    ]
-    found, given = (of.sum(0, keepdim=True) for of in sums) if together else sums
-    n_true, n_predicted, weight = found[..., 0], given[..., 0], given[..., 6]
-    columns = (
-        _ratio(found[..., 1:], n_true),
-        _ratio(given[..., 1:4], n_predicted),
-        _ratio(given[..., 4:6], 0.5 * (n_true + n_predicted)),
-        _ratio(given[..., 6:], weight + n_true),
+    predicted, true = (objects(labels) for labels in foreground_maps(px, size))
+    right, found = (torch.where(px.wrong, left, 1.0) for left in (1.0 - p_given, p_true))
+    matched, quality = _matches(predicted, true, px, p_given, p_true)
+    of_predicted = *_of_share(predicted, right), matched, quality, predicted.mean(p_given)
+    sums = [*predicted.sums(of_predicted, num_classes - 1), *true.sums(_of_share(true, found), num_classes - 1)]
+    if together:
+        sums = [each.sum(0, keepdim=True) for each in sums]
+    n_predicted, precision, hits, touching, matched, quality, weight, n_true, recall, finds, touched = sums
+    ratios = (
+        *(_ratio(part, n_true) for part in (recall, finds, touched)),
+        *(_ratio(part, n_predicted) for part in (precision, hits, touching)),
+        *(_ratio(part, 0.5 * (n_true + n_predicted)) for part in (matched, quality)),
     )
-    return torch.cat(columns, -1)
+    none, more = n_true + n_predicted == 0, _ratio(weight, weight + n_true)
+    return torch.stack([*(torch.where(none, 1.0, ratio) for ratio in ratios), torch.where(none, 0.5, more)], -1)
 
 
 def objects(labels: Tensor) -> Objects:
@@ -97,7 +103,7 @@ def objects(labels: Tensor) -> Objects:
     first, there = components(labels).flatten(1), (labels >= 0).flatten(1)
     own = torch.arange(first.shape[1], device=first.device)
     area = torch.zeros(first.shape, device=first.device).scatter_add_(1, first, there.float())
-    return Objects(first, there & (first == own), area)
+    return Objects(labels.flatten(1).clamp_min(0).long(), first, there & (first == own), area)
 
 
 @torch.no_grad()
@@ -105,8 +111,8 @@ def components(labels: Tensor) -> Tensor:
     """`(B, H, W)` int64: of each pixel the first one that it is connected with, as a place in the flattened image.
 
     Each pixel points to a place of its mask that is not after it. A round hands the least place on to the neighbours
-    and to what they point to, and lets all point to where that one points, so that the logarithm of the pixels is
-    enough rounds for a mask of any shape (Shiloach and Vishkin, "An O(log n) parallel connectivity algorithm", 1982).
+    and to what they point to, and lets all point to where that one points (after Shiloach and Vishkin, "An O(log n)
+    parallel connectivity algorithm", 1982). The logarithm of the pixels is more rounds than any mask was seen to need.
     """
     height, width = labels.shape[1:]
     joined = [
@@ -129,14 +135,14 @@ def components(labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def partners(objects: Tensor, others: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+def partners(own: Tensor, others: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
     """Of each object the one of another map that it shares most pixels with, and how many; 0 pixels where it has none.
 
-    `objects` and `others` are first pixels `(B, N)` as in `Objects`, `shared` `(B, N)` tells the pixels that count. The
+    `own` and `others` are first pixels `(B, N)` as in `Objects`, `shared` `(B, N)` tells the pixels that count. The
     pairs are sorted, and the end of a run of equal ones knows its length.
     """
-    places = objects.shape[1]
-    pair = torch.where(shared, objects * places + others, -1).sort(1).values
+    places = own.shape[1]
+    pair = torch.where(shared, own * places + others, -1).sort(1).values
     here = torch.arange(places, device=pair.device)
     begins = torch.cat([torch.ones_like(shared[:, :1]), pair[:, 1:] != pair[:, :-1]], 1)
     length = here - torch.where(begins, here, 0).cummax(1).values + 1
@@ -145,16 +151,24 @@ def partners(objects: Tensor, others: Tensor, shared: Tensor) -> tuple[Tensor, T
     return best % places, best // places
 
 
-def _iou(predicted: Objects, true: Objects, correct: Tensor, alarms: Tensor, misses: Tensor) -> Tensor:
-    """`(B, N)` in [0, 1]: of predicted objects with their partners; mistakes weigh what they weigh, all else 1."""
-    partner, shared = partners(predicted.first, true.first, correct)
-    rest = [of.total(weight + correct) for of, weight in ((predicted, alarms), (true, misses))]
-    return shared / (rest[0] + rest[1].gather(1, partner) - shared).clamp_min(1.0)
+def _matches(predicted: Objects, true: Objects, px: Pixels, p_given: Tensor, p_true: Tensor) -> tuple[Tensor, Tensor]:
+    """`(B, N)` of predicted objects: a step of the IoU with their partners, and that times the IoU.
+
+    Mistakes weigh what they weigh, and all other pixels 1.
+    """
+    partner, shared = partners(predicted.first, true.first, px.correct & (px.label > 0))
+    given, missed = (torch.where(px.wrong, weight, px.correct.to(weight)) for weight in (p_given, 1.0 - p_true))
+    union = predicted.total(given) + true.total(missed).gather(1, partner) - shared
+    iou = shared / union.clamp_min(1.0)
+    return _step(iou), _step(iou) * iou
 
 
-def _of_share(these: Objects, mistakes: Tensor) -> tuple[Tensor, ...]:
-    """`(B, N)` each: 1, the share of an object that mistakes leave, a step of it, and its fourth root."""
-    share = (1.0 - these.mean(mistakes)).clamp_min(_LEAST)
+def _of_share(these: Objects, kept: Tensor) -> tuple[Tensor, ...]:
+    """`(B, N)` each: 1, the share of an object that is kept, a step of it, and its fourth root.
+
+    By the sum of what is kept: 1 less that of what is lost would be rounding where nearly all is lost.
+    """
+    share = these.mean(kept).clamp_min(_LEAST)
     return torch.ones_like(share), share, _step(share), share**0.25
 
 
@@ -163,6 +177,6 @@ def _step(share: Tensor) -> Tensor:
     return share**3 / (share**3 + (1.0 - share) ** 3)
 
 
-def _ratio(parts: Tensor, whole: Tensor) -> Tensor:
-    """`(R, C, K)` sums divided by `(R, C)`; 0 where that is 0."""
-    return parts / torch.where(whole > 0, whole, 1.0).unsqueeze(-1)
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Sums divided by sums; 0 where there is nothing."""
+    return part / torch.where(whole > 0, whole, 1.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 from surrogate.errors import UsageError
 from surrogate.protocols import Level, Standard, View
 from surrogate_segmentation.counts import Pixels, at_pixels, class_probabilities, counts, pixels, probabilities
-from surrogate_segmentation.maps import Of, map_columns, map_stats
+from surrogate_segmentation.maps import Statistics, map_columns, map_stats
 from surrogate_segmentation.objects import COLUMNS as OBJECT_COLUMNS
 from surrogate_segmentation.objects import object_stats
 from surrogate_segmentation.places import COLUMNS as PLACE_COLUMNS
@@ -65,20 +65,22 @@ def _columns(num_classes: int) -> tuple[str, ...]:
     return (*ratios, "share_present", "share_seen", *_GROUPS, *_MEANS, *by_class)
 
 
-def _map_view(of: Of, names: tuple[str, ...], level: Level, num_classes: int, ignore_index: int) -> View:
+def _map_view(
+    statistics: Statistics, names: tuple[str, ...], level: Level, num_classes: int, ignore_index: int
+) -> View:
     return View(
         partial(_maps, level, ignore_index),
-        partial(_map_stats, of, level, num_classes, ignore_index),
+        partial(_map_stats, statistics, level, num_classes, ignore_index),
         (*_columns(num_classes), *map_columns(names, num_classes)),
     )
 
 
 def _map_stats(
-    of: Of, level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /
+    statistics: Statistics, level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /
 ) -> Tensor:
     px, every = pixels(outputs, targets, ignore_index=ignore_index), probabilities(outputs)
     sums = _stats(level, num_classes, px, *at_pixels(every, px))
-    found = map_stats(of, every, px, targets.shape, together=level == "batch")
+    found = map_stats(statistics, every, px, targets.shape, together=level == "batch")
     return torch.cat([sums, torch.where(sums[:, :1].isnan(), torch.nan, found)], 1)
 
 
