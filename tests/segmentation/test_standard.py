@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.ndimage import label
 from sklearn import metrics as sklearn_metrics
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate, one_hot
@@ -111,11 +112,12 @@ def fidelity(
     size: int,
     bounds: tuple[float, float] = (0.0, 1.0),
     epochs: int = 200,
+    takes: str = "labels",
 ) -> dict[str, Any]:
     """What `surrogate fit` would report, by the default recipe."""
     outputs = Outputs(size)
     recipe = outputs.task.recipe
-    factory = measure_from_function(function, app="segmentation", bounds=bounds)
+    factory = measure_from_function(function, app="segmentation", bounds=bounds, takes=takes)
     measure = factory(num_classes=CLASSES, ignore_index=VOID)
     spec = StoreSpec(
         app="segmentation",
@@ -154,6 +156,13 @@ def foreground_dice(prediction: Tensor, target: Tensor) -> float:
     return float(2 * hits.sum() / ((prediction > 0).sum() + (target > 0).sum()))
 
 
+def recall_of_objects(prediction: Tensor, target: Tensor) -> float:
+    """Mean over the connected masks of the foreground of the share that is found; NaN where there is none."""
+    numbered, count = label((target > 0) & (target != VOID))
+    found = (prediction > 0).numpy()
+    return sum(found[numbered == k].mean() for k in range(1, count + 1)) / count if count else float("nan")
+
+
 F2_OF_TWO = partial(sklearn_metrics.fbeta_score, beta=2, labels=[2, 5], average="macro", zero_division=0)
 
 
@@ -172,6 +181,12 @@ def test_perfect_outputs_are_never_less_confident_than_the_model() -> None:
 
 def test_a_metric_nobody_named_fits(tmp_path: Path) -> None:
     found = fidelity(geometric_mean_of_recalls, tmp_path, size=32, epochs=60)
+    assert found["spearman"] >= 0.95
+    assert found["wrong_sign"] <= 0.02
+
+
+def test_a_metric_of_objects_fits(tmp_path: Path) -> None:
+    found = fidelity(recall_of_objects, tmp_path, size=32, epochs=60, takes="objects")
     assert found["spearman"] >= 0.95
     assert found["wrong_sign"] <= 0.02
 
