@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surrogate_segmentation.counts import Pixels, at_pixels, counts
 
-Statistics = Callable[..., Tensor]
+StatsByClass = Callable[..., Tensor]
 """`place_stats` or `object_stats`: of pixels, their probabilities, size and classes, `(R, C - 1, K)`."""
 
 
@@ -22,7 +22,9 @@ def map_columns(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
     return tuple(f"{name}_{who}" for who in whose for name in names)
 
 
-def map_stats(statistics: Statistics, probabilities: Tensor, px: Pixels, size: torch.Size, *, together: bool) -> Tensor:
+def map_stats(
+    statistics: StatsByClass, probabilities: Tensor, px: Pixels, size: torch.Size, *, together: bool
+) -> Tensor:
     """`(R, F)` statistics of the foreground, after their mean over the classes where there are several.
 
     `(B, C, N)` probabilities and the pixels of labels of shape `size`. R = 1 for a batch taken `together`, else R = B.

@@ -70,13 +70,7 @@ def object_stats(
 
     Where there is no object to take the mean over they are 0, and where there is none on either side perfect.
 
-    Args:
-        px: pixels of labels of shape `size`.
-        p_given: `(B, N)` probability of the predicted class.
-        p_true: `(B, N)` probability of the true class.
-        size: `(B, H, W)`.
-        num_classes: C.
-        together: whether a row speaks of the batch.
+    Arguments are those of `surrogate_segmentation.places.place_stats`.
 
     Returns:
         `(R, C - 1, 9)`, differentiable in the probabilities; R = 1 for a batch taken `together`, else R = B.

@@ -14,7 +14,7 @@ from torch import Tensor
 from surrogate.errors import UsageError
 from surrogate.protocols import Level, Standard, View
 from surrogate_segmentation.counts import Pixels, at_pixels, class_probabilities, counts, pixels, probabilities
-from surrogate_segmentation.maps import Statistics, map_columns, map_stats
+from surrogate_segmentation.maps import StatsByClass, map_columns, map_stats
 from surrogate_segmentation.objects import COLUMNS as OBJECT_COLUMNS
 from surrogate_segmentation.objects import object_stats
 from surrogate_segmentation.places import COLUMNS as PLACE_COLUMNS
@@ -66,7 +66,7 @@ def _columns(num_classes: int) -> tuple[str, ...]:
 
 
 def _map_view(
-    statistics: Statistics, names: tuple[str, ...], level: Level, num_classes: int, ignore_index: int
+    statistics: StatsByClass, names: tuple[str, ...], level: Level, num_classes: int, ignore_index: int
 ) -> View:
     return View(
         partial(_maps, level, ignore_index),
@@ -76,7 +76,7 @@ def _map_view(
 
 
 def _map_stats(
-    statistics: Statistics, level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /
+    statistics: StatsByClass, level: Level, num_classes: int, ignore_index: int, outputs: Tensor, targets: Tensor, /
 ) -> Tensor:
     px, every = pixels(outputs, targets, ignore_index=ignore_index), probabilities(outputs)
     sums = _stats(level, num_classes, px, *at_pixels(every, px))
