@@ -137,14 +137,22 @@ class Surrogate(nn.Module):
 
         The value is clamped to [0, 1]; the gradient passes as if it were not, so that a row at the bound can leave it.
         """
-        clamped: Tensor = _Clamped.apply(self.latent(stats))  # type: ignore[no-untyped-call]
-        return clamped
+        chosen = self._chosen(stats)
+        found = frozen.predicted(self, chosen)
+        if found is None:
+            found = _Clamped.apply(self.through_layers(chosen))  # type: ignore[no-untyped-call]
+        return found
 
     def latent(self, stats: Tensor) -> Tensor:
         """`(R,)` output of the network before it is clamped: beyond [0, 1] for rows at the metric's bounds."""
-        chosen = (stats if self.inputs == self.columns else stats.index_select(1, self.index)).to(self.mean.dtype)
-        if frozen.runs(self, chosen):
-            return frozen.latent(self, chosen)
+        return self.through_layers(self._chosen(stats))
+
+    def _chosen(self, stats: Tensor) -> Tensor:
+        """`(R, inputs)`, those of the columns that are inputs."""
+        return (stats if self.inputs == self.columns else stats.index_select(1, self.index)).to(self.mean.dtype)
+
+    def through_layers(self, chosen: Tensor) -> Tensor:
+        """As `latent`, of `(R, inputs)` statistics."""
         scaled: Tensor = (chosen - self.mean) / self.scale
         result: Tensor = self.layers(scaled).squeeze(1)
         return result

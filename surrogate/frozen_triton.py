@@ -1,51 +1,45 @@
-"""The kernel of `surrogate.frozen`, which has the reason for it. Needs triton.
-
-With x the standardised statistics, h_0 = x, h_l = tanh(W_l h_{l-1} + b_l), and w, b the last layer:
-
-    value = w h_L + b     g_L = w (1 - h_L^2)     g_{l-1} = (g_l W_l) (1 - h_{l-1}^2)     slope = g_1 W_1 / scale
-"""
+"""The kernel of `surrogate.frozen` by triton, for GPUs."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from surrogate.frozen import UNITS
-
+UNITS = 128
+"""The widest layer that a program holds; narrower ones are padded to it with zeros."""
 _THREE_STAGES = 147_456
 """Bytes of shared memory that three stages take; one takes 65,536."""
 _ROWS = 16
 """Rows of a program, the least that a matrix unit takes."""
 
 
-class Latent(torch.autograd.Function):
-    """`(R, F)` float32 statistics to `(R,)`; has no second derivatives."""
+def pack(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Weights and biases of the linear layers, `(depth + 1, UNITS, UNITS)` and `(depth + 1, UNITS)`, padded by 0."""
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    weights = [pad(of.weight, (0, UNITS - of.in_features, 0, UNITS - of.out_features)) for of in linear]
+    return torch.stack(weights), torch.stack([pad(of.bias, (0, UNITS - of.out_features)) for of in linear])
 
-    @staticmethod
-    def forward(ctx: Any, stats: Tensor, mean: Tensor, scale: Tensor, packed: tuple[Tensor, Tensor]) -> Tensor:
-        weights, biases = packed
-        (rows, inputs), depth = stats.shape, len(weights) - 1
-        value, slope = stats.new_empty(rows), stats.new_empty(rows, inputs)
-        kept = stats.new_empty(triton.cdiv(rows, _ROWS), depth, _ROWS, UNITS)
-        with torch.cuda.device_of(stats):
-            _network[(len(kept),)](
-                stats.contiguous(), mean, scale, weights, biases, value, slope, kept, rows, inputs, depth,
-                ROWS=_ROWS, UNITS=UNITS, num_warps=8, num_stages=_stages(stats.device),
-            )  # fmt: skip
-        ctx.save_for_backward(slope)
-        return value
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return gradient.unsqueeze(1) * slope, None, None, None
+def latent(
+    stats: Tensor, mean: Tensor, scale: Tensor, packed: tuple[Tensor, Tensor], sloped: bool
+) -> tuple[Tensor, Tensor]:
+    """`(R,)` value and `(R, F)` slope, which costs little beside it, of dense `(R, F)` float32 statistics."""
+    del sloped
+    weights, biases = packed
+    (rows, inputs), depth = stats.shape, len(weights) - 1
+    value, slope = stats.new_empty(rows), stats.new_empty(rows, inputs)
+    kept = stats.new_empty(triton.cdiv(rows, _ROWS), depth, _ROWS, UNITS)
+    with torch.cuda.device_of(stats):
+        _network[(len(kept),)](
+            stats, mean, scale, weights, biases, value, slope, kept, rows, inputs, depth,
+            ROWS=_ROWS, UNITS=UNITS, num_warps=8, num_stages=_stages(stats.device),
+        )  # fmt: skip
+    return value, slope
 
 
 @cache

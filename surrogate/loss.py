@@ -23,7 +23,7 @@ class SurrogateLoss(nn.Module):
 
     Undefined rows are left out; when all are, the loss is 0 and so is its gradient. A NaN or inf in the outputs (of a
     measure that has sums: in those) gives NaN. Statistics and surrogate run in fp32, also under autocast. The surrogate
-    is frozen: only the outputs get a gradient (NeuroIoU, Algorithm 1, Eq. 5), on a GPU of the first order alone.
+    is frozen: only the outputs get a gradient (NeuroIoU, Algorithm 1, Eq. 5).
     """
 
     def __init__(self, measure: Measure, surrogate: nn.Module) -> None:

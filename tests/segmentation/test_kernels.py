@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
+from surrogate import compiled
 from surrogate.errors import DataError, MissingExtraError, UsageError
 from surrogate_segmentation import counts, kernels
 from surrogate_segmentation.kernels import native, soft_counts
@@ -68,7 +69,7 @@ def test_narrower_vectors(flags, monkeypatch):
     """As on machines with shorter registers than this one's."""
     logits, labels = batch()
     expected = both(logits, labels, "native")
-    built = native._built(["cc"], "-fopenmp", *flags)
+    built = compiled.built(native.SOURCE, ["cc"], "-fopenmp", *flags)
     monkeypatch.setattr(native, "library", lambda: built)
     for found, wide in zip(both(logits, labels, "native"), expected, strict=True):
         torch.testing.assert_close(found, wide, rtol=0, atol=1e-5)
@@ -273,10 +274,10 @@ def new_library(monkeypatch, tmp_path):
         compiler.chmod(0o755)
         monkeypatch.setenv("CC", f"'{compiler}' -DANY")
 
-    native.library.cache_clear()
+    compiled.library.cache_clear()
     kernels._fastest.cache_clear()
     yield set_
-    native.library.cache_clear()
+    compiled.library.cache_clear()
     kernels._fastest.cache_clear()
 
 

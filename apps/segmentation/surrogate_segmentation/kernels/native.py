@@ -1,4 +1,4 @@
-"""The fast kernel of CPUs: `native.c`, compiled in a second by the C compiler of this machine, for this machine.
+"""The fast kernel of CPUs: `native.c`, compiled at first use for this machine (see `surrogate.compiled`).
 
 Takes float32 and bfloat16 logits, float16 by way of float32; float64 goes through `tiled`.
 """
@@ -6,25 +6,20 @@ Takes float32 and bfloat16 logits, float16 by way of float32; float64 goes throu
 from __future__ import annotations
 
 import ctypes
-import logging
-import os
-import shlex
-import subprocess
-import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from surrogate import compiled
 from surrogate.errors import MissingExtraError
 from surrogate_segmentation.kernels import tiled
 
 _PIXELS = 4096
 """In a tile: its sums are a number of their own, so the result does not depend on who computes it."""
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+SOURCE = Path(__file__).with_suffix(".c")
 _DTYPES = (torch.float32, torch.bfloat16)
 _LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -93,41 +88,9 @@ def _call(function: Callable[..., int], shape: Shape, tensors: tuple[Tensor, ...
         raise MemoryError("native kernel: no memory for the exponentials of a block")
 
 
-@cache
 def library() -> ctypes.CDLL:
-    """Compiles for this process alone: nothing is left on the disk that could be out of date or somebody else's.
-
-    Raises:
-        MissingExtraError: no compiler, or what it built can't be loaded.
-    """
+    """Raises `MissingExtraError` where it can't be compiled."""
     try:
-        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    except ValueError as error:
-        raise MissingExtraError(
-            f"measure.kernel native: CC is no command ({error}); set it right, or use auto"
-        ) from None
-    try:
-        return _built(compiler, "-fopenmp")
-    except OSError as error:
-        parallel = error
-    try:
-        found = _built(compiler)
-    except OSError as error:
-        raise MissingExtraError(
-            f"measure.kernel native: C compiler {shlex.join(compiler)} failed ({error}); "
-            "install one, set CC, or use auto"
-        ) from None
-    log = logging.getLogger("surrogate_segmentation")
-    log.warning("the native kernel runs in one thread: %s has no OpenMP (%s)", shlex.join(compiler), parallel)
-    return found
-
-
-def _built(compiler: list[str], *flags: str) -> ctypes.CDLL:
-    """Raises `OSError` where a step fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "native.so"
-        command = [*compiler, *_FLAGS, *flags, "-o", str(library), str(Path(__file__).with_suffix(".c")), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OSError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
-        return ctypes.CDLL(str(library))
+        return compiled.library(SOURCE)
+    except MissingExtraError as error:
+        raise MissingExtraError(f"measure.kernel native: {error}, or use auto") from None
