@@ -10,10 +10,12 @@ boundaries jumps with them; under noise it is smooth (Duchi et al., "Randomized 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd import forward_ad
 
 from surrogate.draws import uniform
 from surrogate.protocols import Measure
@@ -74,9 +76,7 @@ def move(
     measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, step: float, noise: Tensor | None = None
 ) -> Move:
     """Moves `outputs` by `step * way` and records what happens to each row of the measure; `noise` has their shape."""
-    stats, velocity = torch.autograd.functional.jvp(  # type: ignore[no-untyped-call]
-        lambda o: measure.stats(o, targets), outputs, way
-    )
+    stats, velocity = _velocity(lambda at: measure.stats(at, targets), outputs, way)
     with torch.no_grad():
 
         def loss(at: Tensor) -> Tensor:
@@ -87,3 +87,16 @@ def move(
         smoothed = change if noise is None else loss(moved + noise) - loss(outputs + noise)
         change, smoothed = change + 0.0 * smoothed, smoothed + 0.0 * change  # undefined in one, so in both
     return Move(stats.detach(), velocity.detach(), change, smoothed)
+
+
+def _velocity(stats: Callable[[Tensor], Tensor], outputs: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
+    """`(R, F)` statistics and their derivative along the way: by going forward, which is cheap, or back twice where an
+    operation of a measure has no forward derivative."""
+    try:
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(outputs, way)  # type: ignore[no-untyped-call]
+            found, velocity = forward_ad.unpack_dual(stats(dual))  # type: ignore[no-untyped-call]
+            return found, torch.zeros_like(found) if velocity is None else velocity
+    except NotImplementedError:
+        pair: tuple[Tensor, Tensor] = torch.autograd.functional.jvp(stats, outputs, way)  # type: ignore[no-untyped-call]
+        return pair

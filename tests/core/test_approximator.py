@@ -232,7 +232,6 @@ def test_a_description_that_does_not_hold_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, at its first jvp
 def test_function_transforms_go_through_it():
     surrogate = Surrogate(["a", "b"]).requires_grad_(False)
     stats = torch.rand(4, 2)

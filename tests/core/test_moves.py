@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,45 @@ def test_velocity_is_the_derivative_of_the_statistics(measure: Measure, scene: t
     assert torch.equal(found.stats[:4], measure.stats(outputs, targets)[:4])
     assert not found.stats.requires_grad
     assert not found.velocity.requires_grad
+
+
+class _OneWay(torch.autograd.Function):
+    """exp, by somebody who has thought of training alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.exp()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * ctx.saved_tensors[0]
+
+
+def test_velocity_of_an_operation_without_a_forward_derivative() -> None:
+    stats = Measure(
+        metric=lambda o, t, /: (o[:, 0] > 0).float(),  # noqa: ARG005
+        stats=lambda o, t, /: _OneWay.apply(o),  # noqa: ARG005
+        columns=("exp",),
+    )
+    outputs, way = torch.randn(2, 7, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = move(stats, outputs, torch.zeros(7), way, step=0.05)
+    torch.testing.assert_close(found.velocity, way * outputs.exp())
+    torch.testing.assert_close(found.stats, outputs.exp())
+
+
+def test_a_statistic_that_stands_still_has_no_velocity() -> None:
+    still = Measure(
+        metric=lambda o, t, /: (o[:, 0] > 0).float(),  # noqa: ARG005
+        stats=lambda o, t, /: (o > 0).to(o.dtype),  # noqa: ARG005
+        columns=("positive",),
+    )
+    assert move(still, torch.randn(7, 1), torch.zeros(7), torch.ones(7, 1), step=0.05).velocity.eq(0.0).all()
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])

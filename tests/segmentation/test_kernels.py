@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
+from torch.autograd import forward_ad
 
 from surrogate import compiled
 from surrogate.errors import DataError, MissingExtraError, UsageError
@@ -27,7 +28,8 @@ def _compiles():
     return True
 
 
-COMPILED = pytest.param("native", marks=pytest.mark.skipif(not _compiles(), reason="no C compiler that works"))
+COMPILED_ONLY = pytest.mark.skipif(not _compiles(), reason="no C compiler that works")
+COMPILED = pytest.param("native", marks=COMPILED_ONLY)
 each_kernel = pytest.mark.parametrize("kernel", ["tiled", COMPILED])
 
 
@@ -73,6 +75,46 @@ def test_narrower_vectors(flags, monkeypatch):
     monkeypatch.setattr(native, "library", lambda: built)
     for found, wide in zip(both(logits, labels, "native"), expected, strict=True):
         torch.testing.assert_close(found, wide, rtol=0, atol=1e-5)
+
+
+def velocity(logits, way, labels, kernel):
+    """Of the sums, where the logits move along a way."""
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(logits, way.to(logits.dtype))
+        sums = soft_counts(dual, labels, ignore_index=VOID, kernel=kernel)
+        return forward_ad.unpack_dual(sums).tangent
+
+
+@each_kernel
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_velocity(kernel, layout, dtype):
+    logits, labels = batch(dtype=dtype)
+    way = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+
+    def exact(at):
+        return soft_counts(at, labels, ignore_index=VOID, kernel="reference")
+
+    _, expected = torch.autograd.functional.jvp(exact, logits.double(), way.double())
+    found = velocity(logits.to(memory_format=layout), way, labels, kernel)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-10 if dtype == torch.float64 else 2e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(velocity(logits.to(memory_format=layout), way, labels, kernel), found)
+
+
+@COMPILED_ONLY
+def test_velocity_has_the_same_bits_in_any_batch_and_number_of_threads():
+    logits, labels = batch()
+    way = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))
+    whole = velocity(logits, way, labels, "native")
+    assert torch.equal(velocity(logits[1:], way[1:], labels[1:], "native"), whole[1:])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        assert torch.equal(velocity(logits, way, labels, "native"), whole)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @each_kernel
@@ -306,7 +348,7 @@ def assert_falls_back(reason):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.skipif(not _compiles(), reason="no C compiler that works")
+@COMPILED_ONLY
 def test_a_compiler_without_openmp(new_library, caplog):
     new_library('for f in "$@"; do [ "$f" = -fopenmp ] && exit 1; done; shift; exec cc "$@"')
     logits, labels = batch()

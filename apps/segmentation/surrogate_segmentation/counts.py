@@ -105,6 +105,20 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics
     return torch.cat([soft, counts(px, logits.shape[1]).to(soft.dtype)], -1)
 
 
+def soft_counts_velocity(logits: Tensor, way: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
+    """How fast the sums of `soft_counts`, one-vs-rest, change where the logits move along `way`, of their shape.
+
+    With d = the sum over k != a of p_k (way_a - way_k): TP and FP by p_a d, FN by -p_y (way_y - way_a + d).
+    """
+    px = pixels(logits, labels, ignore_index=ignore_index)
+    p, moving = probabilities(logits), _wide(way).flatten(2)
+    p_a, p_y = at_pixels(p, px)
+    way_a, way_y = at_pixels(moving, px)
+    d = (p * (way_a.unsqueeze(1) - moving)).sum(1)
+    soft = counts(px, logits.shape[1], tp=p_a * d, fp=p_a * d, fn=-p_y * (way_y - way_a + d))
+    return torch.cat([soft, torch.zeros_like(soft)], -1)
+
+
 def check_classes(logits: Tensor, num_classes: int) -> None:
     """Raises `DataError` where `(B, C, H, W)` logits are not of the number of classes that the data has."""
     if logits.shape[1] != num_classes:

@@ -14,7 +14,8 @@ keeps its gradient. Each kernel gives the same bits for any split of the batch a
 that is out of range makes its pixel NaN, in the sums and in the gradient: no kernel waits for the device to find out,
 and on a CPU nobody looks at the labels unless a sum is NaN.
 
-A kernel is a module with `forward(logits, labels, ignore_index)` and `backward(grad, logits, labels, ignore_index)`.
+A kernel is a module with `forward(logits, labels, ignore_index)`, `backward(grad, logits, labels, ignore_index)` and
+`velocity(logits, way, labels, ignore_index)`, see `counts.soft_counts_velocity`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from surrogate.errors import MissingExtraError
 from surrogate_segmentation import counts
@@ -72,8 +74,10 @@ def _has_kernel(logits: Tensor) -> bool:
 
 
 def _needs_operator(logits: Tensor) -> bool:
-    """Whether torch has to know the kernel as an operator; its wrappers take a quarter of a millisecond."""
-    return torch.compiler.is_compiling() or torch.is_autocast_enabled(logits.device.type)
+    """Whether torch has to know the kernel as an operator; its wrappers take a quarter of a millisecond, and would take
+    forward derivatives for 0."""
+    autocast = torch.is_autocast_enabled(logits.device.type) and forward_ad._current_level < 0
+    return torch.compiler.is_compiling() or autocast
 
 
 def _kernel(asked: str, device: str) -> ModuleType:
@@ -162,7 +166,14 @@ class _Counts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         _keep(ctx, inputs)
+        ctx.save_for_forward(*inputs[:2])
         return _sums(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, way: Tensor, *_: None) -> Tensor:
+        logits, labels = ctx.saved_tensors
+        found: Tensor = _kernel(ctx.kernel, logits.device.type).velocity(logits, way, labels, ctx.ignore_index)
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

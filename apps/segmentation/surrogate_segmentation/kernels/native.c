@@ -119,22 +119,43 @@ static float *rows(const Shape *s) {
     return calloc((s->classes + 1) * BLOCK, sizeof(float));
 }
 
+/* d of n pixels, the sum over k != a of p_k (way_a - way_k) times 1 + r, and way_y - way_a; `w` gets rows of `way`. */
+static void moving(const Shape *s, const float *way, int64_t image, int64_t first, int n, const float *restrict e,
+                   const int32_t *restrict a, const int32_t *restrict label, float *restrict w, float *restrict d,
+                   float *restrict y_a) {
+    float w_a[BLOCK];
+    for (int64_t k = 0; k < s->classes; k++) {
+        const float *row = way + place(s, image, k, first);
+        for (int i = 0; i < n; i++) w[k * BLOCK + i] = row[i * s->x_pixel];
+    }
+    for (int i = 0; i < n; i++) {
+        w_a[i] = w[a[i] * BLOCK + i];
+        y_a[i] = w[label[i] * BLOCK + i] - w_a[i];
+        d[i] = 0.0f;
+    }
+    for (int64_t k = 0; k < s->classes; k++)
+        for (int i = 0; i < n; i++) d[i] += e[k * BLOCK + i] * (w_a[i] - w[k * BLOCK + i]);
+}
+
 /* Each tile of each image adds up its (C + 1, 6) sums in its own part of `sums`, and at the end they are added in the
- * order of the tiles: who does which tile does not show. `result` is (B, C, 6), without void. The threads are those of
- * torch, whose OpenMP is in the process already. Returns how many had no memory. */
-int forward(const Shape *s, const void *x, const void *y, double *sums, float *result, int64_t images, int threads) {
+ * order of the tiles: who does which tile does not show. `result` is (B, C, 6), without void. Where there is a `way`,
+ * it is how fast they change along it. The threads are those of torch, whose OpenMP is in the process already. Returns
+ * how many had no memory. */
+int forward(const Shape *s, const void *x, const float *way, const void *y, double *sums, float *result, int64_t images,
+            int threads) {
     int64_t tiles = (s->pixels + s->tile - 1) / s->tile;
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : failed)
     {
         int32_t a[BLOCK], label[BLOCK], at_a[BLOCK], at_y[BLOCK];
-        float r[BLOCK], p_a[BLOCK], lost[BLOCK], *e = rows(s);
+        float r[BLOCK], p_a[BLOCK], lost[BLOCK], d[BLOCK], y_a[BLOCK], *e = rows(s), *w = way ? rows(s) : e;
+        double one = way ? 0.0 : 1.0;
         int64_t size = (s->classes + 1) * 3;
         Pair *bank = malloc(BANKS * size * sizeof(Pair));
-        failed += !e || !bank;
+        failed += !e || !w || !bank;
 #pragma omp for schedule(static)
         for (int64_t t = 0; t < images * tiles; t++) {
-            if (!e || !bank) continue;
+            if (!e || !w || !bank) continue;
             memset(bank, 0, BANKS * size * sizeof(Pair));
             int64_t first = t % tiles * s->tile, last = first + s->tile < s->pixels ? first + s->tile : s->pixels;
             for (; first < last; first += BLOCK) {
@@ -147,10 +168,18 @@ int forward(const Shape *s, const void *x, const void *y, double *sums, float *r
                     at_a[i] = a[i] * 3 + missed;
                     at_y[i] = (missed ? label[i] : (int32_t)s->classes) * 3 + 2;
                 }
+                if (way) {
+                    moving(s, way, t / tiles, first, n, e, a, label, w, d, y_a);
+                    for (int i = 0; i < n; i++) {
+                        float at_d = d[i] * p_a[i];
+                        lost[i] = a[i] == label[i] ? 0.0f : (lost[i] - 1.0f) * (y_a[i] + at_d);
+                        p_a[i] *= at_d;
+                    }
+                }
                 for (int i = 0; i < n; i++) {
                     Pair *sum = bank + i % BANKS * size;
-                    sum[at_a[i]] += (Pair){p_a[i], 1.0};
-                    sum[at_y[i]] += (Pair){lost[i], 1.0};
+                    sum[at_a[i]] += (Pair){p_a[i], one};
+                    sum[at_y[i]] += (Pair){lost[i], one};
                 }
             }
             for (int64_t k = 0; k < BANKS * size; k++) {
@@ -158,6 +187,7 @@ int forward(const Shape *s, const void *x, const void *y, double *sums, float *r
                 sum[0] += bank[k][0], sum[3] += bank[k][1];
             }
         }
+        if (w != e) free(w);
         free(e), free(bank);
     }
     int64_t kept = s->classes * 6;

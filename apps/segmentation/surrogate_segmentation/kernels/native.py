@@ -42,13 +42,7 @@ def forward(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
         return forward(logits.float(), labels, ignore_index)
     if logits.dtype not in _DTYPES:
         return tiled.forward(logits, labels, ignore_index)
-    logits, labels = tiled.dense(logits), _dense(labels)
-    shape, tiles = _shape(logits, labels, ignore_index)
-    images, classes = logits.shape[:2]
-    sums = torch.zeros(images, tiles, classes + 1, 6, dtype=torch.float64)
-    result = torch.empty(images, classes, 6)
-    _call(library().forward, shape, (logits, labels, sums, result), images)
-    return result
+    return _summed(tiled.dense(logits), None, labels, ignore_index)
 
 
 def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
@@ -63,6 +57,26 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
     tensors = strided, labels, pad(grad.float(), (0, 0, 0, 1)), result
     _call(library().backward, shape, tensors, len(logits))
     return result if strided is logits else torch.empty_like(logits).copy_(result)
+
+
+def velocity(logits: Tensor, way: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """`(B, C, 6)`, see `counts.soft_counts_velocity`; summed as by `forward`."""
+    if logits.dtype == torch.float16:
+        return velocity(logits.float(), way, labels, ignore_index)
+    if logits.dtype not in _DTYPES:
+        return tiled.velocity(logits, way, labels, ignore_index)
+    logits = tiled.dense(logits)
+    return _summed(logits, torch.empty_like(logits, dtype=torch.float32).copy_(way), labels, ignore_index)
+
+
+def _summed(logits: Tensor, way: Tensor | None, labels: Tensor, ignore_index: int) -> Tensor:
+    """The sums of dense logits, or how fast they change along a `way` of the same strides."""
+    shape, tiles = _shape(logits, labels := _dense(labels), ignore_index)
+    images, classes = logits.shape[:2]
+    sums = torch.zeros(images, tiles, classes + 1, 6, dtype=torch.float64)
+    result = torch.empty(images, classes, 6)
+    _call(library().forward, shape, (logits, way, labels, sums, result), images)
+    return result
 
 
 def _dense(labels: Tensor) -> Tensor:
@@ -82,8 +96,8 @@ def _shape(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Shape, in
     return shape, -(-pixels // _PIXELS)
 
 
-def _call(function: Callable[..., int], shape: Shape, tensors: tuple[Tensor, ...], images: int) -> None:
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+def _call(function: Callable[..., int], shape: Shape, tensors: tuple[Tensor | None, ...], images: int) -> None:
+    pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
     if function(ctypes.byref(shape), *pointers, ctypes.c_int64(images), torch.get_num_threads()):
         raise MemoryError("native kernel: no memory for the exponentials of a block")
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surrogate_segmentation import counts
+
 _PIXELS = 8192
 """In a tile: its operations are long enough to be worth their call, its logits short enough for the cache."""
 
@@ -80,6 +82,11 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
             if dx.dtype != s.dtype:
                 dx[:, tile.pixels] = part
     return result if strided is logits else torch.empty_like(logits).copy_(result)
+
+
+def velocity(logits: Tensor, way: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """`(B, C, 6)`, see `counts.soft_counts_velocity`, which it is."""
+    return counts.soft_counts_velocity(logits, way, labels, ignore_index=ignore_index)
 
 
 def dense(logits: Tensor) -> Tensor:

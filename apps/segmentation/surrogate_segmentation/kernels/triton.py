@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from surrogate_segmentation import counts
+
 PLAIN = {"BLOCK": 256, "LANES": 1, "num_warps": 4}
 """Pixels of a tile (at most 1,023, see `_tiles`), classes at a time, and warps, where pixels lie side by side."""
 CHANNELS_LAST = {"BLOCK": 128, "LANES": 4, "num_warps": 4}
@@ -53,6 +55,11 @@ def backward(grad: Tensor, logits: Tensor, labels: Tensor, ignore_index: int) ->
             classes, pixels, width, ignore_index, FLAT=_flat(logits, labels, result), **shape,
         )  # fmt: skip
     return result
+
+
+def velocity(logits: Tensor, way: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    """`(B, C, 6)`, see `counts.soft_counts_velocity`, which it is: only collection asks for it."""
+    return counts.soft_counts_velocity(logits, way, labels, ignore_index=ignore_index)
 
 
 def _shape(logits: Tensor) -> dict[str, int]:
