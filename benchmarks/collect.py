@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from surrogate.protocols import Measure
 from surrogate.recipe import MeasureRecipe, ModelRecipe, Recipe, Section
 from surrogate.regimes import REGIMES
 from surrogate.store import StoreWriter
+from surrogate_segmentation.app import perfect_outputs
 from surrogate_segmentation.measures import iou
 from surrogate_segmentation.networks.unet import UNet
 from surrogate_segmentation.recipe import SegmentationCollectRecipe
@@ -101,7 +102,7 @@ class Collection:
                     self.model,
                     self.images,
                     self.measure,
-                    _perfect,
+                    partial(perfect_outputs, ignore_index=VOID),
                     rows=StoreWriter(Path(folder, "stats"), spec),
                     moves=StoreWriter(Path(folder, "moves"), moved),
                     settings=settings,
@@ -129,9 +130,3 @@ def run(settings: Settings) -> Iterator[Row]:
     cases["model and one move a batch"] = short.collecting("model", moves=1)
     whats = {(name, "model alone"): f"collect, {name}" for name in cases if name != "model alone"}
     yield from compared(settings, SUBJECT, case.format(len(short.images)), cases, whats)
-
-
-def _perfect(outputs: Tensor, targets: Tensor) -> Tensor:
-    """As the application does it: a confident one-hot map."""
-    hot = torch.zeros_like(outputs).scatter_(1, targets.where(targets != VOID, 0).unsqueeze(1), 1.0)
-    return 10.0 * hot

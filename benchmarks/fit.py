@@ -38,7 +38,7 @@ def epochs(rows: Rows, folder: Path, *, device: torch.device, **changes: Any) ->
     moves = [write(folder / "moves", moved, [*COLUMNS, *(f"d_{name}" for name in COLUMNS), "change_under_noise"])]
     fitted = split_by_sample(rows.sample, share=settings.holdout, seed=0).fitted
     stage = fit(stores, moves, settings=settings, seed=0, device=device, state=folder / "state.pt")
-    next(stage)  # reads, splits, standardises, and one epoch
+    next(stage)  # reads, splits, standardises
     return stage, int(fitted.sum())
 
 

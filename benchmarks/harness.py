@@ -129,7 +129,8 @@ def sweep(start: int, stop: int, factor: int) -> Iterator[int]:
 
 
 def _sure(taken: Mapping[str, list[float]], anchor: str) -> bool:
-    return all(s.high - s.low <= ENOUGH * s.median for s in ratios(taken, anchor=anchor).values())
+    found = ratios(taken, anchor=anchor) or {anchor: summary(taken[anchor])}
+    return all(s.high - s.low <= ENOUGH * s.median for s in found.values())
 
 
 def _settle() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.harness import Case, device_seconds, ratios, summary
 from benchmarks.memory import tensor_peak
 from benchmarks.rows import Row, Settings, compared, row
-from benchmarks.scene import VOID, Scene, kernels, learned_loss, through
+from benchmarks.scene import KERNELS, VOID, Scene, learned_loss, through
 from surrogate_segmentation.baselines import LovaszSoftmax
 
 SUBJECT = "loss"
@@ -91,7 +91,7 @@ def _memory(settings: Settings, scene: Scene) -> Iterator[Row]:
 
 
 def _ours(settings: Settings, scene: Scene) -> dict[str, Any]:
-    names = kernels() if settings.device.type == "cpu" else ("auto",)
+    names = KERNELS if settings.device.type == "cpu" else ("auto",)
     return {name: learned_loss(scene.classes, settings.device, kernel=name) for name in names}
 
 

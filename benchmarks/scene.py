@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,7 @@ class Scene:
         layout = "channels_last" if self.layout is torch.channels_last else "NCHW"
         dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[self.dtype]
         size = f"{self.batch}x{self.classes}x{self.height}x{self.width}"
-        return f"{size}, {self.accuracy:.0%} right, {layout}, {dtype}"
+        return f"{size}, {self.accuracy:.0%} right, {layout}, {dtype}" + (", no void" if not self.void else "")
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """`(B, C, H, W)` logits, a leaf with gradient, and `(B, H, W)` int64 labels with `VOID`."""
@@ -51,9 +50,8 @@ class Scene:
         return logits.to(self.dtype).contiguous(memory_format=self.layout).requires_grad_(), labels
 
 
-def kernels() -> tuple[str, ...]:
-    """The ways the measure `iou` can be computed; "auto" is what a user gets."""
-    return ("auto", "tiled", "reference") if "kernel" in inspect.signature(iou).parameters else ("auto",)
+KERNELS = ("auto", "tiled", "reference")
+"""The ways the measure `iou` can be computed; "auto" is what a user gets."""
 
 
 def learned_loss(classes: int, device: torch.device, *, kernel: str = "auto") -> SurrogateLoss:

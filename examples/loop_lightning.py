@@ -20,11 +20,11 @@ class Segmenter(lightning.LightningModule):
         self.model = UNet(CLASSES, width=8)
         self.loss_fn = SurrogateLoss.load(surrogate)  # a submodule: Lightning moves it, and it stays frozen
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
         images, labels = batch
         logits = self.model(images)
-        loss = 0.75 * self.loss_fn(logits, labels) + 0.25 * cross_entropy(logits, labels.long(), ignore_index=VOID)
-        print(f"step {batch_idx + 1} loss {loss.item():.4f}")
+        loss = 0.75 * self.loss_fn(logits, labels) + 0.25 * cross_entropy(logits, labels, ignore_index=VOID)
+        print(f"step {self.global_step + 1} loss {loss.item():.4f}")
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -34,7 +34,7 @@ class Segmenter(lightning.LightningModule):
 arguments = read_arguments()
 trainer = lightning.Trainer(
     max_steps=arguments.steps,
-    max_epochs=1,
+    max_epochs=-1,  # max_steps decides
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,

@@ -4,7 +4,7 @@ import torch
 from monai.networks.nets import UNet
 from torch.nn.functional import cross_entropy
 
-from scenes import CLASSES, VOID, read_arguments, training_loader
+from scenes import CLASSES, VOID, read_arguments, taken, training_loader
 from surrogate.loss import SurrogateLoss
 
 arguments = read_arguments()
@@ -15,12 +15,12 @@ model = UNet(
 optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
 loss_fn = SurrogateLoss.load(arguments.surrogate).to(device)
 
-for step, (images, labels) in zip(range(arguments.steps), training_loader(), strict=False):
+for step, (images, labels) in enumerate(taken(arguments.steps, training_loader()), 1):
     # Labels are (B, H, W) class numbers here; MONAI's loaders give (B, 1, H, W): labels.squeeze(1).
     images, labels = images.to(device), labels.to(device)
     logits = model(images)
-    loss = 0.75 * loss_fn(logits, labels) + 0.25 * cross_entropy(logits, labels.long(), ignore_index=VOID)
+    loss = 0.75 * loss_fn(logits, labels) + 0.25 * cross_entropy(logits, labels, ignore_index=VOID)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    print(f"step {step + 1} loss {loss.item():.4f}")
+    print(f"step {step} loss {loss.item():.4f}")

@@ -21,7 +21,7 @@ loss_fn = SurrogateLoss.load(arguments.surrogate).to(device)
 def compute_loss(outputs: dict[str, Tensor], labels: Tensor, num_items_in_batch: object = None) -> Tensor:  # noqa: ARG001
     """SegFormer's logits are a quarter as large as its images; the metric is about pixels."""
     logits = interpolate(outputs["logits"], labels.shape[1:], mode="bilinear")
-    loss = 0.75 * loss_fn(logits, labels) + 0.25 * cross_entropy(logits, labels.long(), ignore_index=VOID)
+    loss = 0.75 * loss_fn(logits, labels) + 0.25 * cross_entropy(logits, labels, ignore_index=VOID)
     print(f"loss {loss.item():.4f}")
     return loss
 

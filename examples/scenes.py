@@ -4,7 +4,8 @@ In a project of your own, your data and the file that `surrogate fit` wrote for 
 """
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -33,16 +34,8 @@ TINY = {
 """Settings that fit in seconds, for a demonstration; `surrogate fit` without them for anything else."""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """The command line of each loop: `[FILE] [--steps N]`."""
-
-    surrogate: Path
-    steps: int
-
-
 class Scenes(Dataset[tuple[Tensor, Tensor]]):
-    """`(3, 32, 32)` float32 image and `(32, 32)` uint8 labels in [0, 7), or 255 where void."""
+    """`(3, 32, 32)` float32 image and `(32, 32)` int64 labels in [0, 7), or 255 where void."""
 
     def __init__(self, split: str) -> None:
         self.split = open_data(DataRecipe(size=SIZE)).splits[split]
@@ -54,14 +47,15 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
         return self.split.load(index, None)
 
 
-def read_arguments() -> Arguments:
-    """The surrogate of the command line; where it names none, a tiny one is fitted first."""
+def read_arguments() -> argparse.Namespace:
+    """`[SURROGATE] [--steps N]` of the command line; where it names no surrogate, a tiny one is fitted first."""
     parser = argparse.ArgumentParser(description="Train through a learned loss for a few steps.")
     parser.add_argument("surrogate", type=Path, nargs="?", help="a surrogate.safetensors; none: a tiny one is fitted")
     parser.add_argument("--steps", type=int, default=20)
     given = parser.parse_args()
     torch.manual_seed(0)
-    return Arguments(given.surrogate or tiny_surrogate(), given.steps)
+    given.surrogate = given.surrogate or tiny_surrogate()
+    return given
 
 
 def tiny_surrogate(run: Path = Path("runs/examples")) -> Path:
@@ -73,3 +67,8 @@ def tiny_surrogate(run: Path = Path("runs/examples")) -> Path:
 def training_loader() -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of 16 training scenes, shuffled."""
     return DataLoader(Scenes("train"), batch_size=16, shuffle=True)
+
+
+def taken(steps: int, loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """So many batches, in as many epochs as that takes."""
+    return islice((batch for _ in count() for batch in loader), steps)

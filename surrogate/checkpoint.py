@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from surrogate.atomic import write_atomic
 from surrogate.errors import DataError
+from surrogate.weights import plain
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, notes: dict[str, Any]) -> None:
@@ -24,7 +25,7 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, n
             f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in entry.items() if value is not None
         }
     text = json.dumps({"groups": state["param_groups"], "notes": notes}, sort_keys=True)
-    write_atomic(path, safetensors.torch.save(_plain(tensors), metadata={"state": text}))
+    write_atomic(path, safetensors.torch.save(plain(tensors), metadata={"state": text}))
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -45,25 +46,3 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: damaged checkpoint ({reason}); delete it and run the command again") from None
     return notes
-
-
-def save_weights(path: Path, model: nn.Module) -> None:
-    """The model's weights alone, for `--weights` and for other programs."""
-    write_atomic(path, safetensors.torch.save(_plain(model.state_dict())))
-
-
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Puts saved weights into the model; raises `DataError` when they are missing, damaged or of another model."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file; make it with `surrogate train`, or name other weights by --weights")
-    try:
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{path}: not the weights of this model ({reason}); train again or name other weights"
-        ) from None
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}

@@ -172,8 +172,8 @@ def _moves(
         way = direction(KINDS[kind], start, ideal, generator)
         noise = None
         if settings.noise:
-            drawn = normal(outputs.shape, outputs, generator_of(seed, number, 3, turn))
-            noise = settings.noise * start.std(correction=0) * drawn.to(outputs)
+            drawn = normal(outputs.shape, outputs, generator_of(seed, number, 3, turn)).to(outputs)
+            noise = drawn.mul_(settings.noise * start.std(correction=0))
         found = move(measure, start, targets, way, step=step, noise=noise)
         yield kind, torch.cat([found.stats, step * found.velocity, found.smoothed.unsqueeze(1)], 1), found.change
 

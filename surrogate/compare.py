@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from surrogate import checkpoint, drift, pipeline, plugins
+from surrogate import drift, pipeline, plugins
 from surrogate.atomic import write_atomic
 from surrogate.curves import draw_curves
 from surrogate.errors import DivergedError, QualityError, UsageError, nearest
@@ -20,6 +20,7 @@ from surrogate.progress import Progress, Stage
 from surrogate.protocols import App
 from surrogate.rundir import write_json
 from surrogate.table import factor, numbers_of, to_csv, to_latex, to_markdown
+from surrogate.weights import load_weights
 from surrogate.work import Request, Work, open_work
 
 LEARNED = "surrogate"
@@ -273,7 +274,7 @@ def _shown(work: Work, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _model(work: Work, folder: Path) -> nn.Module:
     model = work.new_model()
-    checkpoint.load_weights(folder / "model.safetensors", model)
+    load_weights(folder / "model.safetensors", model)
     return model
 
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from surrogate.atomic import write_atomic
 from surrogate.batches import load_batches, seed_of, shuffled, steps
-from surrogate.checkpoint import load_state, load_weights, save_state, save_weights
+from surrogate.checkpoint import load_state, save_state
 from surrogate.engine import Engine
 from surrogate.errors import DivergedError
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset
 from surrogate.recipe import TrainRecipe
+from surrogate.weights import load_weights, save_weights
 
 Validate = Callable[[nn.Module], Stage[dict[str, Any]]]
 Adapt = Callable[[int, nn.Module, dict[str, Any]], Stage[None]]

@@ -66,10 +66,10 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     chosen = uniform(places, outputs, generator) < share
     amount = torch.where(chosen, uniform(places, outputs, generator), 0.0).to(outputs)
     if kind in ("mend", "reach") and outputs.shape[1] > 1:
-        amount = amount * (outputs.argmax(1, keepdim=True) != perfect.argmax(1, keepdim=True))
-    way = perfect - outputs
-    towards = amount * way * (outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12))
-    return -towards if kind == KINDS[AWAY] else towards
+        amount = amount * (outputs.max(1, keepdim=True).indices != perfect.max(1, keepdim=True).indices)
+    way = perfect - outputs  # as long as the outputs from here on: no copy more than it takes
+    length = outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12)
+    return way.mul_(amount * (-length if kind == KINDS[AWAY] else length))
 
 
 def move(
@@ -82,9 +82,9 @@ def move(
         def loss(at: Tensor) -> Tensor:
             return measure.loss_of(measure.metric(at, targets))
 
-        before, moved = loss(outputs), outputs + step * way
+        before, moved = loss(outputs), torch.add(outputs, way, alpha=step)
         change = torch.where((before < 1.0) | (step >= LONG), loss(moved) - before, torch.nan)
-        smoothed = change if noise is None else loss(moved + noise) - loss(outputs + noise)
+        smoothed = change if noise is None else loss(moved.add_(noise)) - loss(outputs + noise)
         change, smoothed = change + 0.0 * smoothed, smoothed + 0.0 * change  # undefined in one, so in both
     return Move(stats.detach(), velocity.detach(), change, smoothed)
 

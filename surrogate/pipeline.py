@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surrogate import approximator, checkpoint, fitted
+from surrogate import approximator, fitted
 from surrogate import finetune as finetuning
 from surrogate import fit as fitting
 from surrogate.atomic import sweep, sweep_below
@@ -26,6 +26,7 @@ from surrogate.recorded import is_recorded, opened, record, replay
 from surrogate.refresh import Refresh
 from surrogate.rundir import read_json, write_json
 from surrogate.store import StatsStore
+from surrogate.weights import load_weights, save_weights
 from surrogate.work import Request, Work, claim_finetune, claim_run, open_work
 
 __all__ = [
@@ -93,7 +94,7 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
                 "evaluate", 0, 1, message=f"evaluate: {folder} is not finished; its best epoch so far counts"
             )
         after = work.model()
-        checkpoint.load_weights(folder / "model.safetensors", after)
+        load_weights(folder / "model.safetensors", after)
         models["after"], scores["after"] = after, (yield from work.scores(after, split))
     return {
         "run": str(work.run.root),
@@ -128,7 +129,7 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
         model = work.model()
         if work.recipe.model.weights:
             validation = yield from work.scores(model, "val")
-            checkpoint.save_weights(weights, model)
+            save_weights(weights, model)
             result = {"epoch": 0, "validation": validation, "epochs": 0}
         else:
             result = yield from finetuning.finetune(

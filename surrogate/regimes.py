@@ -47,7 +47,7 @@ def _softer(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  
 
 def _noisy(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001
     noise = normal(outputs.shape, outputs, generator).to(outputs)
-    return outputs + noise * _uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)
+    return noise.mul_(_uniform(0.1, 1.0, outputs, generator) * outputs.std(correction=0)).add_(outputs)
 
 
 def _shifted(outputs: Tensor, perfect: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001

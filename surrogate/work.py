@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from surrogate import checkpoint, plugins
+from surrogate import plugins
 from surrogate.approximator import check_inputs
 from surrogate.batches import seed_of
 from surrogate.engine import Engine
@@ -24,6 +24,7 @@ from surrogate.provenance import provenance
 from surrogate.recipe import Recipe, build, merged, read_toml
 from surrogate.regimes import check_regimes
 from surrogate.rundir import RunDir, claim, newest, write_json
+from surrogate.weights import load_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Work:
     def baseline_model(self) -> nn.Module:
         """The model of the `train` stage."""
         model = self.model()
-        checkpoint.load_weights(self.run.model / "model.safetensors", model)
+        load_weights(self.run.model / "model.safetensors", model)
         return model
 
     def new_model(self) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +85,18 @@ def test_the_tables_say_the_same_numbers(compared):
     assert "| surrogate |" in (compared / "table.md").read_text()
     assert (compared / "table.tex").read_text().count(r"\\") == 4
     assert (compared / "curves.png").stat().st_size > 5000
+
+
+def test_no_figure_takes_the_place_of_another(surrogate_cli, tmp_path):
+    """In the app whose own figures are curves too."""
+    sets = ("train.epochs=1", "finetune.epochs=1", "data.keep=1.0")
+    options = [option for entry in sets for option in ("--set", entry)]
+    shown = surrogate_cli(
+        "compare", "--app", "tabular", "--run", tmp_path, *options, "--losses", "bce,focal", "--lrs", "0.01", "--json"
+    )
+    assert shown.code == 0, shown.err
+    names = [Path(figure).name for figure in shown.json["figures"]]
+    assert sorted(names) == ["curves.png", "roc.png"]
 
 
 def test_a_reader_gets_a_line_for_each_loss(compared, surrogate_cli):

@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from surrogate.checkpoint import load_state, load_weights, save_state, save_weights
+from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError
+from surrogate.weights import load_weights, save_weights
 
 Optimizer = Callable[[nn.Module], torch.optim.Optimizer]
 NOTES = {"epoch": 3, "best": {"miou": 0.1 + 0.2, "absent": None}, "history": [{"loss": 1e-300}], "error": float("inf")}
@@ -119,12 +120,14 @@ def test_a_state_without_notes_is_refused(net: Callable[[], nn.Module], tmp_path
 
 def test_weights_of_another_model_are_refused(net: Callable[[], nn.Module], tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    with pytest.raises(DataError, match=r"model\.safetensors: no such file; make it with `surrogate train`"):
+    with pytest.raises(
+        DataError, match=r"model\.safetensors: no such file; expected weights, as `surrogate train` makes them"
+    ):
         load_weights(path, net())
     save_weights(path, nn.Linear(2, 2))
-    with pytest.raises(DataError, match="not the weights of this model") as caught:
+    with pytest.raises(DataError, match="not the weights of this") as caught:
         load_weights(path, net())
     assert "\n" not in str(caught.value)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="not the weights of this model"):
+    with pytest.raises(DataError, match="damaged, or not a file of weights"):
         load_weights(path, nn.Linear(2, 2))

@@ -40,6 +40,13 @@ def surrogate_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list
     return folder / "runs" / "examples" / "surrogate.safetensors", losses
 
 
+def test_a_loop_goes_on_after_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from scenes import taken
+
+    assert list(taken(5, [1, 2])) == [1, 2, 1, 2, 1]
+
+
 def test_every_loop_is_run_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("loop_*.py")} == {f"loop_{name}" for name in NEEDS}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
 
 from surrogate.errors import DataError
 from surrogate_segmentation.data import open_data
@@ -134,6 +135,38 @@ def test_hidden_and_other_files_are_passed_over(root: Path) -> None:
     assert len(open_data(DataRecipe(path=str(root))).splits["train"]) == 3
 
 
-def test_an_image_of_16_bits_is_refused(root: Path) -> None:
+@pytest.mark.parametrize("check", [True, False])
+def test_an_image_of_16_bits_is_refused(root: Path, check: bool) -> None:
     Image.fromarray(np.zeros(SHAPE, dtype=np.uint16)).save(root / "val" / "s1.png")
-    assert "image of mode I;16; expected 8 bits" in error_of(root)
+    if check:
+        with pytest.raises(DataError, match=r"val/s1\.png: image of mode I;16; expected 8 bits"):
+            open_data(DataRecipe(path=str(root)))
+    assert "image of mode I;16; expected 8 bits" in error_of(root, check=check)
+
+
+LAID: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: np.rot90,
+    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+    8: lambda a: np.rot90(a, 3),
+}
+"""How Exif's orientations store an upright picture."""
+
+
+@pytest.mark.parametrize("orientation", LAID)
+def test_an_image_is_upright_as_its_mask_is(root: Path, orientation: int) -> None:
+    """Labelling tools show and export what the camera held upright."""
+    upright = np.zeros((*SHAPE, 3), dtype=np.uint8)
+    upright[:4, :5] = 255
+    label = (upright[:, :, 0] > 0).astype(np.uint8)
+    stored = Image.fromarray(np.ascontiguousarray(LAID[orientation](upright)))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(root / "val" / "s1.png", exif=exif)
+    Image.fromarray(label).save(root / "valannot" / "s1.png")
+    image, found = open_data(DataRecipe(path=str(root), size="10x14")).splits["val"].load(1, None)
+    assert torch.equal(image[0] > image[0].mean(), found == 1)

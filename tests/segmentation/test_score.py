@@ -116,6 +116,17 @@ def test_boundaries_and_images_of_a_data_set_by_loops(seed, width):
         assert found[name] == (pytest.approx(statistics.mean(values), abs=1e-6) if values else None), name
 
 
+def test_a_model_that_gives_nan_has_no_numbers():
+    score = SegmentationScore(("a", "b"), ignore_index=255)
+    score.update(torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64))
+    outputs = torch.zeros(1, 2, 2, 2)
+    outputs[0, 1, 0, 0] = torch.nan
+    score.update(outputs, torch.zeros(1, 2, 2, dtype=torch.int64))
+    found = score.compute()
+    assert found.pop("iou") == {"a": None, "b": None}
+    assert set(found.values()) == {None}
+
+
 def test_without_labelled_pixels_nothing_is_defined():
     score = SegmentationScore(("a", "b"), ignore_index=255)
     score.update(torch.zeros(1, 2, 2, 2), torch.full((1, 2, 2), 255))

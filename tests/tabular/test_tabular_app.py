@@ -78,6 +78,19 @@ def test_settings_of_measures_reach_the_score_and_bad_ones_are_told() -> None:
             wrong()
 
 
+def test_settings_of_another_measure_are_its_own() -> None:
+    table = {"measure": {"name": "my-own", "beta": "balanced", "k": 10}, **SMALL}
+    assert "beta=2, k=0.02" in app.open(build(TabularRecipe, table, where="test")).score().spec
+
+
+def test_weights_of_pytorch_are_taken(task: TabularTask, tmp_path: Path) -> None:
+    model = task.model()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    given = {"model": {"weights": str(tmp_path / "model.pt")}, **SMALL}
+    again = app.open(build(TabularRecipe, given, where="test")).model()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
 def test_a_function_sees_what_it_takes_next_to_the_statistics_of_that() -> None:
     """Labels next to counts; probabilities next to curves for their order, or next to moments for their values."""
     logits, targets = outputs()
@@ -136,6 +149,7 @@ def test_shipped_recipes_open(name: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the extra [plot] is not installed")
 def test_curves_are_drawn(task: TabularTask, tmp_path: Path) -> None:
     (path,) = task.figures(tmp_path, {"before": task.model(), "after": task.model()}, {"before": {}, "after": {}})
+    assert path.name == "roc.png"  # `compare` has a curves.png
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert len(image.convert("RGB").resize((200, 100)).getcolors(20000)) > 20

@@ -69,6 +69,19 @@ def test_a_csv_is_read_with_numbers_and_words(tmp_path: Path) -> None:
     assert blue.tolist() == [number % 3 == 0 for number in row.numbers]
 
 
+def test_numbers_with_a_word_among_them_are_a_category(tmp_path: Path) -> None:
+    text = "children,sick\n" + "".join(f"{('0', '1', '2', '3+')[n % 4]},{int(n % 5 == 0)}\n" for n in range(100))
+    assert opened(written(tmp_path, text), keep=1.0).features == 4
+
+
+def test_a_column_that_does_not_vary_says_nothing(tmp_path: Path) -> None:
+    """The deviation of a tenth a hundred times is not 0 but rounding, and no other number is far from it."""
+    text = lines().replace("age,", "same,age,", 1).replace("\n", "\n0.1,").removesuffix("0.1,")
+    text = text.replace("0.1,20,blue", "0.3,20,blue", 1)
+    splits = opened(written(tmp_path, text), keep=1.0).splits
+    assert max(float(rows.inputs[:, 0].abs().max()) for rows in splits.values()) < 20.0
+
+
 def test_the_positive_class_can_be_named(tmp_path: Path) -> None:
     table = opened(written(tmp_path, lines()), positive="no", keep=1.0)
     assert float(table.splits["train"].targets.double().mean()) == pytest.approx(0.75, abs=0.02)
@@ -83,10 +96,13 @@ def test_the_positive_class_can_be_named(tmp_path: Path) -> None:
         (lines(), {"positive": "maybe"}, "holds no and yes"),
         (lines().replace("20,blue", "20", 1), {}, ":2: 2 cells, expected 3"),
         (lines().replace("20,blue", ",blue", 1), {}, ":2: nothing in column 'age' (1 of 100 lines have gaps)"),
-        (lines().replace("20,blue", "nan,blue", 1), {}, "'age' holds 'nan' at sample 1"),
+        (lines().replace("20,blue", "nan,blue", 1), {}, "'age' holds 'nan' at sample 1 (1 of 100 samples are no"),
+        (lines().replace("20,blue", "N/A,blue", 1), {}, "'age' holds 'N/A' at sample 1"),
+        (lines().replace("20,blue", "2_0,blue", 1), {}, "'age' is not numeric (first: '2_0')"),
         (lines().replace("20,blue", "old,blue", 1), {}, "'age' is not numeric (first: 'old')"),
         (lines().replace("age,colour", "sick,colour"), {}, "repeat"),
-        (lines(12), {}, "raise data.keep"),
+        (lines(12), {}, "leave 0 in a split, expected 5 or more; raise data.keep"),
+        (lines(52), {"holdout": 0.4}, "13 samples of the rarer class leave 2 in a split"),
         ("sick\nyes\nno\n", {}, "only column"),
         ("sick\n", {}, "1 lines"),
     ],

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from surrogate.errors import DataError, UsageError
 from surrogate.protocols import Dataset
 from surrogate.recipe import Recipe
+from surrogate.weights import load_weights
 from surrogate_segmentation import figures, networks
 from surrogate_segmentation.baselines import BASELINES, baseline
 from surrogate_segmentation.data import denormalise, open_data
-from surrogate_segmentation.networks.weights import load_weights
 from surrogate_segmentation.recipe import SegmentationRecipe
 from surrogate_segmentation.score import SegmentationScore
 from surrogate_segmentation.standard import EXAMPLE, standard
@@ -94,7 +94,7 @@ class SegmentationTask:
         settings = self.recipe.model
         model = networks.build(settings.name, num_classes=len(self.data.classes), width=settings.width)
         if settings.weights:
-            load_weights(model, Path(settings.weights))
+            load_weights(Path(settings.weights), model)
         self._try(model)
         return model
 
@@ -116,13 +116,8 @@ class SegmentationTask:
         )
 
     def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The true class confidently, and never less so than any is now; at void pixels the outputs as they are."""
-        valid = (targets != self.data.ignore_index).unsqueeze(1)
-        label = torch.where(valid, targets.unsqueeze(1), 0).long()
-        margin = outputs.amax(1, keepdim=True) - outputs.amin(1, keepdim=True)
-        margin = margin.nan_to_num(posinf=0.0).clamp_min(_CONFIDENT)  # -inf masks a class
-        ideal = torch.zeros_like(outputs).scatter_(1, label, margin)
-        return torch.where(valid, ideal, outputs)
+        """See `perfect_outputs`."""
+        return perfect_outputs(outputs, targets, ignore_index=self.data.ignore_index)
 
     def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:  # noqa: ARG002
         """Nothing beyond what the core reports."""
@@ -176,6 +171,16 @@ class SegmentationTask:
                 f"model {self.recipe.model.name}: gives outputs of shape {found} for an image of {tuple(image.shape)}; "
                 f"expected {expected}: a logit for each class and pixel"
             )
+
+
+def perfect_outputs(outputs: Tensor, targets: Tensor, *, ignore_index: int) -> Tensor:
+    """The true class confidently, and never less so than any is now; at void pixels the outputs as they are."""
+    valid = (targets != ignore_index).unsqueeze(1)
+    label = torch.where(valid, targets.unsqueeze(1), 0).long()
+    margin = outputs.amax(1, keepdim=True) - outputs.amin(1, keepdim=True)
+    margin = margin.nan_to_num(posinf=0.0).clamp_min(_CONFIDENT)  # -inf masks a class
+    ideal = torch.zeros_like(outputs).scatter_(1, label, margin)
+    return torch.where(valid, ideal, outputs)
 
 
 app = SegmentationApp()

@@ -17,7 +17,7 @@ from surrogate_segmentation.kernels import Kernel
 COLUMNS = ("tp", "fp", "fn", "tp_mean", "fp_mean", "fn_mean")
 """Three sums, as shares of their total, and the three means of the same pixels (the paper's six inputs)."""
 DIRECTIONS = (-1, 1, 1, -1, 1, 1)
-"""How the loss goes with them when a pixel moves towards the truth."""
+"""Which way the loss goes with each of them."""
 
 
 def iou(

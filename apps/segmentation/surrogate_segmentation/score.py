@@ -33,10 +33,12 @@ class SegmentationScore:
         self.bands = torch.zeros(len(classes), 3, dtype=torch.int64)
         self.edges = torch.zeros(len(classes), 4, dtype=torch.int64)
         self.images = torch.zeros(0)
+        self.broken = False
 
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Adds `(B, C, H, W)` logits against `(B, H, W)` labels."""
+        """Adds `(B, C, H, W)` logits against `(B, H, W)` labels; a NaN among the logits makes all numbers undefined."""
+        self.broken |= bool(outputs.isnan().any())
         n, size, width = len(self.classes), targets.shape, self.boundary_width
         px = pixels(outputs, targets, ignore_index=self.ignore_index)
         regions = counts(px, n)
@@ -54,7 +56,7 @@ class SegmentationScore:
         """
         iou = iou_of(self.regions.double())
         hits, _, missed = self.regions.sum(0).tolist()
-        return {
+        found = {
             "miou": _mean(iou),
             "pixel_accuracy": hits / (hits + missed) if hits + missed else None,
             "iou": {name: _number(value) for name, value in zip(self.classes, iou, strict=True)},
@@ -63,6 +65,7 @@ class SegmentationScore:
             "boundary_iou": _mean(iou_of(self.bands.double())),
             "boundary_f1": _mean(f1_of(self.edges.double())),
         }
+        return found if not self.broken else dict.fromkeys(found) | {"iou": dict.fromkeys(self.classes)}
 
 
 def _mean(values: Tensor) -> float | None:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surrogate.checkpoint import load_weights
 from surrogate.errors import UsageError
 from surrogate.recipe import Recipe
+from surrogate.weights import load_weights
 from surrogate_tabular import figures
 from surrogate_tabular.baselines import BASELINES, baseline
 from surrogate_tabular.data import Rows, open_table
@@ -21,6 +21,10 @@ from surrogate_tabular.score import TabularScore
 
 _CONFIDENT = 6.0
 """Log-odds of the true class in perfect outputs, at least: a probability of 0.998."""
+
+
+_OPTIONS = ("beta", BETA, "fbeta"), ("k", K, "precision-at-k")
+"""Settings of the metrics that are always told, and the measure whose options set them."""
 
 
 class TabularApp:
@@ -86,8 +90,9 @@ class TabularTask:
 
     def score(self) -> TabularScore:
         """All seven metrics, with the beta or k of the recipe's measure where it sets one."""
-        options = self.recipe.measure.options
-        return TabularScore(beta=options.get("beta", BETA), k=options.get("k", K))
+        name, options = self.recipe.measure.name, self.recipe.measure.options
+        beta, k = (options.get(key, usual) if name == of else usual for key, usual, of in _OPTIONS)
+        return TabularScore(beta=beta, k=k)
 
     def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Every sample confidently right, and never less so than it is."""
@@ -105,16 +110,17 @@ class TabularTask:
         self,
         folder: Path,
         models: Mapping[str, nn.Module],
-        scores: Mapping[str, Mapping[str, Any]],  # noqa: ARG002
+        scores: Mapping[str, Mapping[str, Any]],
     ) -> list[Path]:
-        """ROC and precision-recall curves of each model on the test split."""
+        """ROC and precision-recall curves of each model on the test split; of several seeds, of the first."""
+        of = " (first of the seeds)" if any("sd" in numbers for numbers in scores.values()) else ""
         rows = self.dataset("test")
         curves = {}
         for name, model in models.items():
             score, device = self.score(), next(model.parameters()).device
             score.update(model.eval()(rows.inputs.to(device)), rows.targets.to(device))
             curves[name] = score.collected()[0]
-        return figures.curves(folder / "curves.png", curves, rows.targets == 1)
+        return figures.curves(folder / "roc.png", curves, rows.targets == 1, of=of)
 
 
 app = TabularApp()

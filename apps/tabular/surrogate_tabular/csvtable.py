@@ -13,6 +13,9 @@ from surrogate.errors import DataError, nearest
 MOST_WORDS = 20
 """Different texts that a column may hold to be taken for a category."""
 
+MISSING = frozenset(("na", "n/a", "nan", "null", "none", "?", "inf", "-inf"))
+"""Texts that stand for nothing where a column is of numbers otherwise, in small letters."""
+
 
 def read_csv(path: Path, *, target: str, positive: str) -> tuple[np.ndarray, np.ndarray, str]:
     """Reads a comma-separated table with a line of names.
@@ -82,16 +85,15 @@ def _positive(path: Path, target: str, labels: tuple[str, ...], positive: str) -
 
 def _numbers(path: Path, name: str, values: tuple[str, ...]) -> np.ndarray:
     """`(N, 1)` numbers, or `(N, words)` zeros and ones."""
-    try:
-        column = np.array([float(value) for value in values])
-    except ValueError:
-        return _one_hot(path, name, values)
-    if not np.isfinite(column).all():
-        row = int(np.argmin(np.isfinite(column)))
-        raise DataError(
-            f"{path}: column {name!r} holds {values[row]!r} at sample {row + 1}; expected numbers: fill or delete it"
-        )
-    return column[:, None]
+    words = [value for value in values if not _is_number(value)]
+    if len(words) < len(values) and all(word.lower() in MISSING for word in words):
+        if words:
+            raise DataError(
+                f"{path}: column {name!r} holds {words[0]!r} at sample {values.index(words[0]) + 1} ({len(words)} of "
+                f"{len(values)} samples are no numbers); fill them or delete the lines"
+            )
+        return np.array([float(value) for value in values])[:, None]
+    return _one_hot(path, name, values)
 
 
 def _one_hot(path: Path, name: str, values: tuple[str, ...]) -> np.ndarray:
@@ -107,6 +109,6 @@ def _one_hot(path: Path, name: str, values: tuple[str, ...]) -> np.ndarray:
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return math.isfinite(float(text)) and "_" not in text
     except ValueError:
         return False

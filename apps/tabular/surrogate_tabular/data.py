@@ -66,7 +66,8 @@ def open_table(recipe: TableRecipe) -> Table:
     numbers = _split(kept, targets, share=recipe.holdout, seed=recipe.seed, title=title)
     train = inputs[numbers["train"]]
     spread = train.std(0)
-    scaled = (inputs - train.mean(0)) / np.where(spread > 0, spread, 1.0)
+    varies = spread > 1e-12 * np.abs(train).max(0)  # of a constant it is rounding
+    scaled = (inputs - train.mean(0)) / np.where(varies, spread, 1.0)
     splits = {
         name: Rows(
             torch.from_numpy(scaled[rows]).float(), torch.from_numpy(targets[rows]), rows.tolist(), noise=recipe.noise
@@ -101,10 +102,11 @@ def _split(kept: np.ndarray, targets: np.ndarray, *, share: float, seed: int, ti
     from sklearn.model_selection import train_test_split
 
     least = int(np.bincount(targets[kept], minlength=2).min())
-    if least * share < LEAST:
+    fewest = int(least * min(share, 1 - 2 * share))
+    if fewest < LEAST:
         raise DataError(
-            f"{title}: {least} samples of the rarer class leave about {least * share:.0f} in a split, expected {LEAST} "
-            "or more; raise data.keep or data.holdout, or bring more data"
+            f"{title}: {least} samples of the rarer class leave {fewest} in a split, expected {LEAST} or more; "
+            "raise data.keep, change data.holdout, or bring more data"
         )
     rest, test = train_test_split(kept, test_size=share, stratify=targets[kept], random_state=seed)
     train, val = train_test_split(rest, test_size=share / (1 - share), stratify=targets[rest], random_state=seed)

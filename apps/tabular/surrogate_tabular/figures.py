@@ -19,8 +19,8 @@ MODELS = ("#b6bdc6", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 """Of models in their order, begun again after the last (Okabe and Ito, "Color Universal Design", 2008)."""
 
 
-def curves(path: Path, scores: Mapping[str, Tensor], positive: Tensor) -> list[Path]:
-    """Draws `(N,)` scores of each model against `(N,)` bool truth, as a PNG.
+def curves(path: Path, scores: Mapping[str, Tensor], positive: Tensor, *, of: str = "") -> list[Path]:
+    """Draws `(N,)` scores of each model against `(N,)` bool truth, as a PNG; `of` follows the titles.
 
     The marks are the decisions at a probability of 0.5; areas are in the legends. Nothing is drawn without both
     classes.
@@ -48,13 +48,13 @@ def curves(path: Path, scores: Mapping[str, Tensor], positive: Tensor) -> list[P
         right.step(sensitivity, precision, where="post", color=colour, linewidth=2.0, label=label)
         if predicted.any():
             right.plot(recall, hits / int(predicted.sum()), "o", color=colour, markersize=7, clip_on=False)
-    _style(left, "false-positive rate", "true-positive rate", "ROC")
-    _style(right, "recall", "precision", "precision and recall")
+    _style(left, "false-positive rate", "true-positive rate", f"ROC{of}", legend="lower right")
+    _style(right, "recall", "precision", f"precision and recall{of}", legend="lower left")
     figure.savefig(path, metadata={"Software": None})
     return [path]
 
 
-def _style(axes: Axes, across: str, up: str, title: str) -> None:
+def _style(axes: Axes, across: str, up: str, title: str, *, legend: str) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.set_title(title, fontsize=11, color=INK, loc="left")
     axes.set_xlabel(across, fontsize=10, color=INK)
@@ -64,4 +64,4 @@ def _style(axes: Axes, across: str, up: str, title: str) -> None:
     axes.tick_params(length=0, labelcolor=PALE, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE)
-    axes.legend(loc="lower left" if title != "ROC" else "lower right", frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc=legend, frameon=False, fontsize=9, labelcolor=INK)

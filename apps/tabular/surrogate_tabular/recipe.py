@@ -35,8 +35,8 @@ class TableRecipe(Section):
     """Share of the samples in the validation split, and again in the test split."""
     seed: NonNegativeInt = 0
     """Of which positives are kept and which sample is in which split."""
-    noise: NonNegativeFloat = 1.0
-    """Spread of the noise added to the training inputs, in their standard deviations."""
+    noise: NonNegativeFloat = 0.1
+    """Spread of the noise added to the training inputs, in their standard deviations; 0 is none."""
 
 
 class MlpRecipe(ModelRecipe):

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surrogate.checkpoint import load_weights
 from surrogate.errors import UsageError, nearest
 from surrogate.recipe import Recipe
+from surrogate.weights import load_weights
 from surrogate_toy import figures
 from surrogate_toy.data import Points
 from surrogate_toy.measures import BAND, EXAMPLE, curve_errors, f, fitted_curves, standard

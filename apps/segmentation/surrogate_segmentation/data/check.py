@@ -17,8 +17,9 @@ def check(listing: Listing) -> tuple[str, ...]:
     """Looks at each image's header and each mask's pixels; returns notes on classes that do not occur.
 
     Raises:
-        DataError: a file is damaged; a mask has several channels, another size than its image or an unknown
-            label id; an image is in two splits. It names the first such file in the order of the splits.
+        DataError: a file is damaged; an image has more than 8 bits a channel; a mask has several channels, another
+            size than its image or an unknown label id; an image is in two splits. It names the first such file in the
+            order of the splits.
     """
     _refuse_shared(listing)
     with ThreadPoolExecutor() as pool:

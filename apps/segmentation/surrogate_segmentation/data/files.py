@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from surrogate.errors import DataError, SurrogateError
 from surrogate_segmentation.data.layout import Listing
 
 Pixels = NDArray[np.uint8]
+_LYING = (5, 6, 7, 8)
+"""Orientations of Exif that a quarter turn makes upright."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,10 +35,10 @@ class ImageFiles:
         pair = self.listing.splits[self.split][index]
         height, width = self.size
         with _opened(pair.image) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{pair.image}: image of mode {image.mode}; expected 8 bits a channel")
+            _check_depth(pair.image, image)
+            upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
             # Pillow widens the filter when it reduces, so small sizes are free of aliasing.
-            colours = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            colours = upright.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         label = Image.fromarray(read_label(pair.label, self.listing))
         return np.array(colours), np.array(label.resize((width, height), Image.Resampling.NEAREST))
 
@@ -46,9 +48,27 @@ class ImageFiles:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width from the header of an image file; raises `DataError` where there is none."""
+    """Height and width from the header of an image file, upright as its camera held it.
+
+    Raises:
+        DataError: there is no such header, or it is of an image that is not read.
+    """
     with _opened(path) as image:
-        return image.height, image.width
+        _check_depth(path, image)
+        lying = _orientation(image) in _LYING
+        return (image.width, image.height) if lying else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """By Exif, 1 is upright. From the header alone: in search of it Pillow would read a whole PNG."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _check_depth(path: Path, image: Image.Image) -> None:
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{path}: image of mode {image.mode}; expected 8 bits a channel")
 
 
 def read_mask(path: Path) -> Pixels:

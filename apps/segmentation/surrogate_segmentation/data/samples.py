@@ -49,7 +49,7 @@ class Split:
         return len(self._source)
 
     def name(self, index: int) -> str:
-        """The path of the image relative to the data set's folder."""
+        """As the source names it: of files the path of the image, relative to the data set's folder."""
         return self._source.name(index)
 
     def load(self, index: int, generator: Generator | None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Weights from a file into a network: every tensor has its place, or the file is refused.
+"""The weights of a network in a file, and back: every tensor has its place, or the file is refused.
 
 Weights come from strangers, and a pickle can run code. `.safetensors` holds tensors only; a `.pt` file is
 given to PyTorch's restricted unpickler, which refuses anything else.
@@ -15,19 +15,30 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from surrogate.atomic import write_atomic
 from surrogate.errors import DataError
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts put the weights beside other things."""
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def save_weights(path: Path, model: nn.Module) -> None:
+    """The model's weights and buffers alone, as `.safetensors`; for `--weights` and for other programs."""
+    write_atomic(path, safetensors.torch.save(plain(model.state_dict())))
+
+
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them, sorted by name."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
     """Loads all of a model's weights and buffers, in place, whatever device it is on.
 
     Args:
-        model: a network built as the one that was saved; it is unchanged where the file is refused.
         path: a `.safetensors` file, or a `.pt` or `.pth` file of a state_dict, bare or in a dict under the
             key `state_dict` or `model`.
+        model: a network built as the one that was saved; it is unchanged where the file is refused.
 
     Raises:
         DataError: the file is missing, damaged, holds more than tensors, or does not match the model exactly.
@@ -43,7 +54,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if path.suffix not in {".safetensors", ".pt", ".pth"}:
         raise DataError(f"{path}: weights end in {path.suffix!r}; expected .safetensors, .pt or .pth")
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected a file of weights")
+        raise DataError(f"{path}: no such file; expected weights, as `surrogate train` makes them")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -82,7 +93,7 @@ def _check_names(path: Path, found: Mapping[str, Tensor], expected: Mapping[str,
     if missing or unexpected:
         raise DataError(
             f"{path}: not the weights of this {kind}: of {len(expected)} tensors, {_few(missing)} missing, "
-            f"{_few(unexpected)} unexpected; is model.name that of the file?"
+            f"{_few(unexpected)} unexpected; are the settings of the model those of the file?"
         )
 
 
@@ -93,7 +104,7 @@ def _check_shapes(path: Path, found: Mapping[str, Tensor], expected: Mapping[str
         here, there = tuple(expected[name].shape), tuple(found[name].shape)
         raise DataError(
             f"{path}: {name!r} has the shape {there}, the model expects {here} ({len(differing)} of its "
-            f"{len(expected)} tensors differ); are model.width and the number of classes those of the file?"
+            f"{len(expected)} tensors differ); are the settings of the model, and the data, those of the file?"
         )
 
 

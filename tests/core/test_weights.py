@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from surrogate.errors import DataError
+from surrogate.weights import load_weights
 from surrogate_segmentation.networks import build
-from surrogate_segmentation.networks.weights import load_weights
 
 
 def make(*, name="unet", width=2, num_classes=3, seed=0):
@@ -39,7 +39,7 @@ def refused(path, model=None):
     model = model or make()
     before = copied(model)
     with pytest.raises(DataError) as caught:
-        load_weights(model, path)
+        load_weights(path, model)
     assert_same(before, copied(model))
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
@@ -52,7 +52,7 @@ def test_safetensors_round_trip(tmp_path, name):
     saved = make(name=name, seed=1)
     save_file(saved.state_dict(), tmp_path / "model.safetensors")
     model = make(name=name)
-    load_weights(model, tmp_path / "model.safetensors")
+    load_weights(tmp_path / "model.safetensors", model)
     assert_same(model.state_dict(), saved.state_dict())
 
 
@@ -69,14 +69,14 @@ def test_safetensors_round_trip(tmp_path, name):
 def test_torch_round_trip(tmp_path, suffix, wrap):
     saved, model, path = trained(), make(), tmp_path / f"weights{suffix}"
     torch.save(wrap(saved.state_dict()), path)
-    load_weights(model, path)
+    load_weights(path, model)
     assert_same(model.state_dict(), saved.state_dict())
 
 
 def test_a_module_named_model_is_no_wrapper(tmp_path):
     saved, loaded = (nn.ModuleDict({"model": nn.Linear(2, 2)}) for _ in range(2))
     torch.save(saved.state_dict(), tmp_path / "weights.pt")
-    load_weights(loaded, tmp_path / "weights.pt")
+    load_weights(tmp_path / "weights.pt", loaded)
     assert_same(loaded.state_dict(), saved.state_dict())
 
 
@@ -172,14 +172,14 @@ def test_one_missing_name(tmp_path):
 
 def test_the_weights_of_another_network(tmp_path):
     save_file(make(name="segnet").state_dict(), tmp_path / "model.safetensors")
-    assert "is model.name that of the file?" in refused(tmp_path / "model.safetensors")
+    assert "are the settings of the model those of the file?" in refused(tmp_path / "model.safetensors")
 
 
 def test_another_width_shows_in_the_shapes(tmp_path):
     save_file(make(width=4).state_dict(), tmp_path / "model.safetensors")
     message = refused(tmp_path / "model.safetensors", make(width=2))
     assert "'down.0.0.weight' has the shape (4, 3, 3, 3), the model expects (2, 3, 3, 3)" in message
-    assert "model.width" in message
+    assert "are the settings of the model, and the data, those of the file?" in message
 
 
 def test_another_number_of_classes_shows_in_the_shapes(tmp_path):
