@@ -42,28 +42,6 @@ class _FastTanh(torch.autograd.Function):
         return backward
 
 
-class _Clamped(torch.autograd.Function):
-    """To [0, 1], with a gradient that passes as if it were not."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.clamp(0.0, 1.0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Nothing to keep."""
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        return gradient
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
-        return tangent.clone()
-
-
 class Tanh(nn.Module):
     """Elementwise tanh, to within rounding of `torch.tanh` and faster on a CPU."""
 
@@ -140,7 +118,8 @@ class Surrogate(nn.Module):
         chosen = self._chosen(stats)
         found = frozen.predicted(self, chosen)
         if found is None:
-            found = _Clamped.apply(self.through_layers(chosen))  # type: ignore[no-untyped-call]
+            latent = self.through_layers(chosen)
+            found = latent.clamp(0.0, 1.0).detach() + (latent - latent.detach())
         return found
 
     def latent(self, stats: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Agreement:
 
     def compute(self) -> dict[str, Any]:
         """`{"surrogate": {"spearman", "mae", "outside", "rows"}}`; None where there is nothing to tell, as of the order
-        of few rows.
+        of few rows. Where one value is predicted for rows that differ, the rank correlation is 0.
 
         `outside` is the share of rows with a statistic outside of the range that the fit has seen.
         """
@@ -53,6 +53,8 @@ class Agreement:
         found = fidelity(predicted, true, torch.arange(len(true)))
         share = float(outside.double().mean()) if len(outside) else None
         spearman = found["spearman"] if len(true) >= FEW else None
+        if spearman is None and len(true) >= FEW and (true != true[0]).any():
+            spearman = 0.0  # one prediction for all
         told = {"spearman": spearman, "mae": found["mae"], "outside": share, "rows": len(true)}
         return {KEY: told}
 

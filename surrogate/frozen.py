@@ -37,12 +37,14 @@ _packed: WeakKeyDictionary[Surrogate, tuple[tuple[Any, ...], Any]] = WeakKeyDict
 
 def predicted(surrogate: Surrogate, stats: Tensor) -> Tensor | None:
     """As `surrogate` of `(R, F)` statistics of its inputs; None where that is for its layers to say."""
+    if _is_transformed():
+        return None
     parameters = list(surrogate.parameters())
     if any(parameter.requires_grad or parameter.is_inference() for parameter in parameters):
         return None
     plain = (surrogate.activation, surrogate.directions, stats.dtype) == ("tanh", (), torch.float32)
     here = type(stats) is Tensor and stats.device == surrogate.mean.device
-    if not plain or not here or not len(stats) or _is_transformed():
+    if not plain or not here or not len(stats):
         return None
     kernel = _kernel(stats.device)
     if kernel is None or max(surrogate.width, len(surrogate.inputs)) > kernel.UNITS:

@@ -99,7 +99,9 @@ class SurrogateLoss(nn.Module):
         if self._sums is not None:
             total, weight = total + _DECAY * self._sums.to(total), weight + _DECAY * self._weight
         if self.training and torch.is_grad_enabled():
-            self._sums, self._weight = total, weight
+            # A batch with a NaN leaves the average as it was, or all batches after it would be NaN.
+            before = 0.0 if self._sums is None else self._sums.to(total) * (weight / self._weight)
+            self._sums, self._weight = torch.where(total.isfinite().all(), total, before), weight
         return total / weight + (sums - sums.detach())
 
     def get_extra_state(self) -> Tensor:

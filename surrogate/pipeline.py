@@ -22,6 +22,7 @@ from surrogate.fidelity import verdict
 from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import App
+from surrogate.recipe import FitRecipe
 from surrogate.recorded import is_recorded, opened, record, replay
 from surrogate.refresh import Refresh
 from surrogate.rundir import read_json, write_json
@@ -179,7 +180,7 @@ def _collect(work: Work) -> Stage[dict[str, Any]]:
 
 
 def _fitted(
-    work: Work, rows: list[StatsStore], moved: list[StatsStore], state: Path
+    work: Work, settings: FitRecipe, rows: list[StatsStore], moved: list[StatsStore], state: Path
 ) -> Stage[tuple[approximator.Surrogate, dict[str, Any]]]:
     """A surrogate fitted to stores of rows and of moves, and its fidelity."""
     measure = work.measure
@@ -187,12 +188,12 @@ def _fitted(
     return fitting.fit(
         rows,
         moved,
-        settings=work.recipe.fit,
+        settings=settings,
         seed=work.recipe.seed,
         device=work.engine.device,
         state=state,
         analytic=None if soft is None else lambda stats: measure.loss_of(soft(stats)),
-        directions=measure.directions if work.recipe.fit.monotone else (),
+        directions=measure.directions if settings.monotone else (),
     )
 
 
@@ -218,7 +219,7 @@ def _refit(work: Work) -> Stage[dict[str, Any]]:
     """Makes the run's surrogate, and gives its fidelity and how it was fitted."""
     yield from _collect(work)
     rows, moved = opened(work, work.run.stats, work.run.moves)
-    surrogate, fidelity = yield from _fitted(work, [rows], [moved], work.run.fit_state)
+    surrogate, fidelity = yield from _fitted(work, work.recipe.fit, [rows], [moved], work.run.fit_state)
     work.run.fit_report.unlink(missing_ok=True)  # one of another surrogate must not stand beside this one
     approximator.save(surrogate, fitted.card(work, surrogate, fidelity), work.run.surrogate)
     yield Progress("fit", work.recipe.fit.epochs, work.recipe.fit.epochs, message=f"fit: {verdict(fidelity)}")
@@ -299,10 +300,16 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
         stores=replay(work, path),
         collect=lambda model, stats, moved: record(work, model, stats, moved),
         opened=lambda stats, moved: opened(work, stats, moved),
-        fit=lambda rows, moved, state: _fitted(work, rows, moved, state),
+        fit=lambda rows, moved, state: _fitted(work, _alike(work.recipe.fit, surrogate), rows, moved, state),
         scores=lambda model, agreement: work.scores(model, "val", [agreement]),
     )
     return _mean(work, surrogate), refresh, lambda: [Agreement(work.measure, surrogate)]
+
+
+def _alike(settings: FitRecipe, surrogate: approximator.Surrogate) -> FitRecipe:
+    """Settings for a network like that of a surrogate, which may come from another run: its weights go there."""
+    network = {name: getattr(surrogate, name) for name in ("depth", "width", "activation")}
+    return settings.model_copy(update={"columns": surrogate.inputs, "monotone": bool(surrogate.directions), **network})
 
 
 def _mean(work: Work, surrogate: nn.Module | None) -> nn.Module:

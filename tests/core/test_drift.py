@@ -41,6 +41,17 @@ def scenes_of(seed: int) -> tuple[Tensor, Tensor]:
     return outputs, targets
 
 
+def test_one_prediction_for_rows_that_differ_is_drift(measure: Measure, surrogate: Surrogate) -> None:
+    for parameter in surrogate.parameters():
+        nn.init.zeros_(parameter)
+    agreement = Agreement(measure, surrogate)
+    for seed in range(5):
+        agreement.update(*scenes_of(seed))
+    found = agreement.compute()[KEY]
+    assert found["spearman"] == 0.0
+    assert drifted(found, least=0.8)
+
+
 def test_agreement_is_that_of_the_defined_rows_of_all_batches(measure: Measure, surrogate: Surrogate) -> None:
     agreement, rows = Agreement(measure, surrogate), []
     stats = measure.stats(*scenes_of(0))[1:]

@@ -307,6 +307,19 @@ def test_its_gradient_is_that_of_the_batch_at_the_average(dataset_measure: Measu
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-8)
 
 
+def test_a_batch_with_a_nan_is_not_remembered(dataset_measure: Measure) -> None:
+    loss, spared = dataset_loss(dataset_measure), dataset_loss(dataset_measure)
+    first, broken, last = batches_of(3)
+    broken[0][0, 0, 0, 0] = torch.nan
+    for each in (loss, spared):
+        each(first[0].requires_grad_(), first[1])
+    assert loss(broken[0].requires_grad_(), broken[1]).isnan()
+    assert spared._sums is not None
+    assert loss._sums is not None
+    torch.testing.assert_close(loss._sums / loss._weight, spared._sums / spared._weight)
+    assert loss(last[0].requires_grad_(), last[1]).isfinite()
+
+
 def test_what_it_remembers_survives_a_checkpoint_and_evaluation_adds_nothing(dataset_measure: Measure) -> None:
     loss, again = dataset_loss(dataset_measure), dataset_loss(dataset_measure)
     *before, last = batches_of(4)
