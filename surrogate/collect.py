@@ -12,6 +12,7 @@ from surrogate.additive import batch_sums, continued, observed
 from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffled
 from surrogate.draws import normal
 from surrogate.engine import Engine
+from surrogate.errors import DataError
 from surrogate.moves import KINDS, SMALL, STEPS, direction, move
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure
@@ -21,6 +22,8 @@ from surrogate.store import StoreWriter
 
 Perfect = Callable[[Tensor, Tensor], Tensor]
 
+_BEYOND = 3.0
+"""How far out of its bounds a metric may be, in units of their width: far from the truth some are by a little."""
 _PASSES = 3
 _BATCHES = 150
 """At the least, where no number of passes is set and a batch makes the rows of one sample."""
@@ -100,7 +103,9 @@ def collect(
             changed = change(name, outputs, ideal, generator)
             if number >= rows.cursor:
                 stats, value = observed(running.measure(regime), changed, targets)
-                rows.append(stats, measure.loss_of(value), sample_ids(item, len(value)), regime=regime)
+                loss = measure.loss_of(value).cpu()
+                _check_bounds(loss, value, measure)
+                rows.append(stats, loss, sample_ids(item, len(value)), regime=regime)
             running.add(regime, changed, targets)
         if number >= rows.cursor:
             rows.mark(number + 1)
@@ -108,6 +113,17 @@ def collect(
     rows.close()
     moves.close()
     yield Progress("collect", len(items), len(items), message=f"collected statistics of {len(items)} batches")
+
+
+def _check_bounds(loss: Tensor, value: Tensor, measure: Measure) -> None:
+    """Raises `DataError` where a metric is plainly of other bounds than it says, as in per cent: all is by them."""
+    beyond = (loss < -_BEYOND) | (loss > 1.0 + _BEYOND)
+    if beyond.any():
+        worst = float(value.cpu()[beyond][0])
+        raise DataError(
+            f"metric: {worst:.6g}, out of its bounds {measure.bounds}; set the bounds of the measure to the least and "
+            "the greatest value that it can take"
+        )
 
 
 class Running:

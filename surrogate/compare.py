@@ -51,6 +51,11 @@ class Loss:
     def learned(self) -> bool:
         return LEARNED in self.finetuned_by.split("+")
 
+    @property
+    def fitted_for(self) -> str:
+        """The loss whose surrogate this one takes: `A+B` has that of `A`."""
+        return self.name.partition("+")[0]
+
 
 def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
     """Trains every loss from the same checkpoint in every seed and writes the tables and figures of it.
@@ -66,6 +71,7 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
     """
     if request.run is None:
         raise UsageError("compare: name a folder for it with --run, such as --run runs/compare")
+    _check_asked(request, request.run, comparison)
     work = open_work(dataclasses.replace(request, run=request.run / "seed-0" / "base"))
     losses = [_loss(work.app, work.recipe.app, name) for name in dict.fromkeys(comparison.losses)]
     lrs = list(comparison.lrs) or [work.recipe.finetune.lr]
@@ -96,6 +102,20 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
     result = _result(work, comparison, lrs, [_row(BEFORE, None, starts), *rows.values()])
     yield from _written(work, request.run, result)
     return result
+
+
+def _check_asked(request: Request, run: Path, comparison: Comparison) -> None:
+    """Raises `UsageError` at what a comparison settles by itself, or has nothing to do with."""
+    if (run / "recipe.toml").exists():
+        raise UsageError(
+            f"{run}: holds a run, not a comparison; name another folder, and give the run's settings again"
+        )
+    if not comparison.losses:
+        raise UsageError("compare: no losses; name some, as by --losses ce,dice,surrogate")
+    asked = dict(request.overrides)
+    for key, instead in (("seed", "seeds 0 to N - 1 by --seeds N"), ("finetune.surrogate", "surrogates of its own")):
+        if key in asked:
+            raise UsageError(f"compare: {key} is set to {asked[key]!r}; a comparison takes {instead}")
 
 
 def _row(loss: str, lr: float | None, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,10 +154,11 @@ def _request(work: Work, run: Path, seed: int, *changes: tuple[str, Any]) -> Req
 def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: int) -> Stage[dict[str, Any]]:
     """One finetuning: `{"val": {...}, "test": {...}, "before": {...}, "folder": ...}`, the folder within the whole."""
     assert base.run is not None
-    folder = base.run.parent / loss.name.replace(":", "-")
+    folder = base.run.parent / _file_name(loss.name)
     changes = (*loss.changes, ("model.weights", str(weights)))
     if loss.learned:
-        fitted = yield from pipeline.fit(_request(work, folder / "fit", seed, *changes))
+        of = base.run.parent / _file_name(loss.fitted_for) / "fit"
+        fitted = yield from pipeline.fit(_request(work, of, seed, *changes))
         changes = (*changes, ("finetune.surrogate", fitted["surrogate"]))
     if dict(loss.changes).get("finetune.from_scratch"):
         changes = (*changes, ("finetune.epochs", work.recipe.train.epochs + work.recipe.finetune.epochs))
@@ -157,6 +178,10 @@ def _run(work: Work, base: Request, weights: Path, loss: Loss, lr: float, seed: 
         "agreement": _agreement(folder, selection, {} if here.recipe.finetune.from_scratch else tuned["before"]["val"]),
         "folder": folder.relative_to(base.run.parents[1]).as_posix(),
     }
+
+
+def _file_name(loss: str) -> str:
+    return loss.replace(":", "-")
 
 
 def _on_val(found: Mapping[str, Any]) -> float:
@@ -212,6 +237,7 @@ def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dic
                     numbers.setdefault(name, []).append(float(value))
         row["mean"] = {name: statistics.fmean(values) for name, values in numbers.items()}
         row["sd"] = {name: statistics.stdev(values) for name, values in numbers.items() if len(values) > 1}
+        row["undefined"] = {name: len(row["runs"]) - len(v) for name, v in numbers.items() if len(v) < len(row["runs"])}
     return {
         "spec": f"{work.spec}; {_REPORTED[work.test_split]}; mean over seeds, sample standard deviation",
         "headline": work.selection().key,
@@ -265,7 +291,7 @@ def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
 def _shown(work: Work, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The app's own loss, continued, and the best learned one on val; what is missing is left out."""
     key = f"val.{result['headline']}"
-    rows = {row["loss"]: row for row in result["rows"][1:] if key in row["mean"]}
+    rows = {row["loss"]: row for row in result["rows"][1:] if key in row["mean"] and key not in row["undefined"]}
     learned = [name for name in rows if not set(name.split("+")) <= set(work.app.baselines)]
     choose = max if result["higher_is_better"] else min
     best = choose(learned, key=lambda name: rows[name]["mean"][key], default=None)

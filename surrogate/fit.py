@@ -204,7 +204,7 @@ def _descend(
         with torch.no_grad():
             value, whole = map(float, objective(surrogate, stopping, aside, settings, spread=spread))
         if not math.isfinite(whole):
-            raise DivergedError(f"fit: the error is {whole} in epoch {epoch + 1}; try a lower fit.lr")
+            raise DivergedError(f"fit: the error is {whole} in epoch {epoch + 1}; try a lower fit.lr in a new --run")
         notes["epoch"] = epoch + 1
         if whole < notes["best"]:
             notes |= {"best": whole, "best_rmse": value**0.5, "best_epoch": epoch + 1}

@@ -13,6 +13,7 @@ from torch import nn
 from surrogate import approximator, fitted
 from surrogate import finetune as finetuning
 from surrogate import fit as fitting
+from surrogate.alone import alone
 from surrogate.atomic import sweep, sweep_below
 from surrogate.batches import seed_of
 from surrogate.describe import apps, doctor, inspect, measures
@@ -25,10 +26,10 @@ from surrogate.protocols import App
 from surrogate.recipe import FitRecipe
 from surrogate.recorded import is_recorded, opened, record, replay
 from surrogate.refresh import Refresh
-from surrogate.rundir import read_json, write_json
+from surrogate.rundir import claim_surrogate, read_json, write_json
 from surrogate.store import StatsStore
 from surrogate.weights import load_weights, save_weights
-from surrogate.work import Request, Work, claim_finetune, claim_run, open_work
+from surrogate.work import Request, Work, check_run, claim_finetune, claim_run, open_work
 
 __all__ = [
     "Request",
@@ -46,25 +47,37 @@ __all__ = [
 
 def train(request: Request) -> Stage[dict[str, Any]]:
     """Trains the baseline model with the app's own loss, or takes the weights that the recipe names."""
-    return (yield from _train(_claimed(request)))
+    return (yield from _claimed(open_work(request), _train))
 
 
 def collect(request: Request) -> Stage[dict[str, Any]]:
     """Records statistics of the baseline model; trains it first when it is missing."""
-    return (yield from _collect(_claimed(request)))
+    return (yield from _claimed(open_work(request), _collect))
 
 
 def fit(request: Request) -> Stage[dict[str, Any]]:
     """Fits the surrogate; trains and collects first when those are missing."""
-    return (yield from _fit(_claimed(request)))
+    return (yield from _claimed(open_work(request), _fit))
 
 
 def finetune(request: Request) -> Stage[dict[str, Any]]:
     """Finetunes the baseline model through the surrogate, or through a hand-made loss by name."""
     work = open_work(request)
-    check_loss(work.recipe.finetune.loss, work.app)
-    claim_run(work)
-    return (yield from _finetune(work))
+    settings = work.recipe.finetune
+    check_loss(settings.loss, work.app)
+    folder = work.run.finetune(settings.loss)
+    yield from _claimed(work, _no_stage)
+    claim_finetune(work, folder)  # told before the hours that what is missing may take, as is this:
+    if not _is_finetuned(work):
+        if settings.learned and settings.surrogate:
+            fitted.trusted(work, work.loss_surrogate)
+        yield from _claimed(work, _fit if settings.learned and not settings.surrogate else _train)
+        with (yield from alone(folder)):
+            claim_finetune(work, folder)
+            if not _is_finetuned(work):
+                sweep_below(folder)
+                write_json(work.run.result(settings.loss), (yield from _tuned(work, folder)))
+    return _finetuned(work)
 
 
 def check_loss(loss: str, app: App) -> None:
@@ -114,10 +127,17 @@ _REPORTED = {
 """How the split of the reported numbers is told."""
 
 
-def _claimed(request: Request) -> Work:
-    work = open_work(request)
-    claim_run(work)
-    return work
+def _claimed(work: Work, stage: Callable[[Work], Stage[dict[str, Any]]]) -> Stage[dict[str, Any]]:
+    """A stage in the run folder, with no other process in it."""
+    check_run(work)
+    with (yield from alone(work.run.root)):
+        claim_run(work)
+        return (yield from stage(work))
+
+
+def _no_stage(work: Work) -> Stage[dict[str, Any]]:  # noqa: ARG001
+    yield from ()
+    return {}
 
 
 def _train(work: Work) -> Stage[dict[str, Any]]:
@@ -237,18 +257,18 @@ def _refit(work: Work) -> Stage[dict[str, Any]]:
     }
 
 
-def _finetune(work: Work) -> Stage[dict[str, Any]]:
+def _is_finetuned(work: Work) -> bool:
     loss = work.recipe.finetune.loss
-    folder, result = work.run.finetune(loss), work.run.result(loss)
-    claim_finetune(work, folder)
-    if not (result.exists() and (folder / "model.safetensors").exists()):
-        sweep_below(folder)
-        write_json(result, (yield from _tuned(work, folder)))
-    results = work.run.results()
+    return work.run.result(loss).exists() and (work.run.finetune(loss) / "model.safetensors").exists()
+
+
+def _finetuned(work: Work) -> dict[str, Any]:
+    """What the finetuning has come to, and beside it the run's others."""
+    loss, results = work.recipe.finetune.loss, work.run.results()
     return {
         "run": str(work.run.root),
         "loss": loss,
-        "checkpoint": str(folder / "model.safetensors"),
+        "checkpoint": str(work.run.finetune(loss) / "model.safetensors"),
         **results[loss],
         "spec": f"{work.spec}; split={_REPORTED[work.test_split]}",
         "losses": {name: {"before": entry["before"], "after": entry["after"]} for name, entry in results.items()},
@@ -258,10 +278,6 @@ def _finetune(work: Work) -> Stage[dict[str, Any]]:
 def _tuned(work: Work, folder: Path) -> Stage[dict[str, Any]]:
     """Trains, and gives the numbers before and after."""
     settings = work.recipe.finetune
-    if settings.learned and not settings.surrogate:
-        yield from _fit(work)
-    else:
-        yield from _train(work)
     loss, adapt, beside = _loss(work, folder)
     before = work.baseline_model()
     after = work.new_model() if settings.from_scratch else copy.deepcopy(before)
@@ -290,8 +306,9 @@ def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None,
     settings = work.recipe.finetune
     if not settings.learned:
         return _mean(work, None), None, list
-    path = Path(settings.surrogate) if settings.surrogate else work.run.surrogate
+    path = work.loss_surrogate
     surrogate = fitted.trusted(work, path)
+    claim_surrogate(folder / "surrogate.json", path, fix=f"delete {folder}")
     refresh = Refresh(
         work.measure,
         surrogate,

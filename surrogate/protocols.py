@@ -7,12 +7,15 @@ belong to sample b; at levels "batch" and "dataset" all rows belong to the whole
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Generator, Tensor, nn
+
+from surrogate.errors import UsageError
 
 if TYPE_CHECKING:
     from surrogate.recipe import Recipe
@@ -89,6 +92,12 @@ class Measure:
     takes_half: bool = False
     """Whether `stats` reads outputs of bfloat16 and float16 as they are and computes in float32 within. Otherwise a
     loss widens them beforehand, which costs a copy of the outputs and one of their gradient."""
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` where the bounds are not two finite numbers, the lower one first."""
+        low, high = self.bounds
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UsageError(f"measure: bounds are {low, high}; expected two finite numbers, the lower one first")
 
     def loss_of(self, value: Tensor) -> Tensor:
         """Metric values as losses in [0, 1]: 0 at the best bound, 1 at the worst. NaN stays NaN."""

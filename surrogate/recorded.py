@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from surrogate import collect as collecting
 from surrogate.errors import UsageError
 from surrogate.moves import KINDS
 from surrogate.progress import Stage
+from surrogate.recipe import read_toml
 from surrogate.rundir import RunDir
 from surrogate.store import StatsStore, StoreSpec, StoreWriter
 from surrogate.work import Work
@@ -55,12 +57,23 @@ def opened(work: Work, rows: Path, moves: Path) -> tuple[StatsStore, StatsStore]
 
 
 def replay(work: Work, surrogate: Path) -> tuple[Path, Path] | None:
-    """The stores beside a surrogate's file, where they are of what this run's would be; None where there are none."""
+    """The stores beside a surrogate's file, where they are of what this run's would be; None where there are none.
+
+    Of the same samples in the same pools too: else what is held out of one store is fitted in the other.
+    """
     run = RunDir(surrogate.parent)
     pair = run.stats, run.moves
-    if is_recorded(*pair) and not _differing(work, *map(StatsStore.open, pair)):
-        return pair
-    return None
+    if not is_recorded(*pair) or _differing(work, *map(StatsStore.open, pair)) or not run.recipe.exists():
+        return None
+    theirs, ours = read_toml(run.recipe), work.recipe.model_dump(mode="json", exclude_none=True)
+    alike = all(_at(theirs, key) == _at(ours, key) for key in ("seed", "data", "collect.pools"))
+    return pair if alike else None
+
+
+def _at(settings: dict[str, Any], key: str) -> Any:
+    for name in key.split("."):
+        settings = settings.get(name, {})
+    return settings
 
 
 def _differing(work: Work, *stores: StatsStore) -> list[str]:

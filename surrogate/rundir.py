@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from surrogate.recipe import Recipe, differing_keys, to_toml
 class RunDir:
     """One run folder.
 
-    runs/<name>/recipe.toml  provenance.json  model/  stats/  moves/  surrogate.safetensors  fit.json
+    runs/<name>/recipe.toml  data.json  provenance.json  model/  stats/  moves/  surrogate.safetensors  fit.json
                 finetune-<loss>/result.json
     """
 
@@ -34,6 +35,11 @@ class RunDir:
     @property
     def provenance(self) -> Path:
         return self.root / "provenance.json"
+
+    @property
+    def data(self) -> Path:
+        """Which samples the run is of."""
+        return self.root / "data.json"
 
     @property
     def model(self) -> Path:
@@ -97,6 +103,25 @@ def claim(path: Path, recipe: Recipe, before: Recipe | None, *, fix: str) -> Non
     differing = differing_keys(before, recipe)
     if differing:
         raise UsageError(f"{path.parent}: was made with another recipe, differing in {', '.join(differing)}; {fix}")
+
+
+def claim_data(path: Path, splits: dict[str, Any], *, fix: str) -> None:
+    """Writes which samples a folder is of, or insists that they are the same; raises `DataError` where they are not."""
+    before = read_json(path) if path.exists() else splits
+    for name, split in splits.items():
+        if before.get(name) != split:
+            then, now = before.get(name, {}).get("samples"), split["samples"]
+            what = f"{then} samples in {name}, now {now}" if then != now else f"other samples in {name}, as many as now"
+            raise DataError(f"{path.parent}: was made with {what}; bring that data back, or {fix}")
+    write_json(path, splits)
+
+
+def claim_surrogate(path: Path, surrogate: Path, *, fix: str) -> None:
+    """Writes which surrogate a folder's finetuning goes through, or insists; raises `UsageError` at another one."""
+    digest = {"sha256": hashlib.sha256(surrogate.read_bytes()).hexdigest()}
+    if path.exists() and read_json(path) != digest:
+        raise UsageError(f"{path.parent}: was trained through another surrogate than {surrogate} is now; {fix}")
+    write_json(path, digest)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -121,12 +121,15 @@ def _cells(result: Result, columns: Sequence[tuple[str, str]], *, bold: str, sd:
             shown = "{:.1f}" if factor(result, key) == 100 else "{:.3g}"
             text = shown.format(factor(result, key) * value)
             text += sd.format(shown.format(factor(result, key) * spread)) if spread is not None else ""
-            cells.append(bold.format(text) if value == best[key] else text)
+            if missing := row.get("undefined", {}).get(key):
+                text += f" ({seeds - missing} of {seeds})"
+            is_best = value == best[key] and not missing
+            cells.append(bold.format(text) if is_best else text)
         yield cells
 
 
 def _best(result: Result, key: str) -> float | None:
-    """The best mean of a column; None where nobody knows which way is better."""
+    """The best mean of a column, of rows that have it in all their runs; None where nobody knows what is better."""
     name = key.removeprefix("val.")
     known = result["columns"].get(name)
     if known is None and "." in name and result["higher_is_better"]:
@@ -134,7 +137,8 @@ def _best(result: Result, key: str) -> float | None:
     if known is None:
         return None
     choose = max if known["higher_is_better"] else min
-    return choose((row["mean"][key] for row in result["rows"] if key in row["mean"]), default=None)
+    whole = (row["mean"][key] for row in result["rows"] if key in row["mean"] and key not in row.get("undefined", {}))
+    return choose(whole, default=None)
 
 
 def factor(result: Result, key: str) -> int:

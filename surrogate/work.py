@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from surrogate.protocols import App, Measure, Task
 from surrogate.provenance import provenance
 from surrogate.recipe import Recipe, build, merged, read_toml
 from surrogate.regimes import check_regimes
-from surrogate.rundir import RunDir, claim, newest, write_json
+from surrogate.rundir import RunDir, claim, claim_data, claim_surrogate, newest, write_json
 from surrogate.weights import load_weights
 
 
@@ -57,6 +58,12 @@ class Work:
     def measure(self) -> Measure:
         settings = self.recipe.measure
         return plugins.load_measure(self.recipe.app, settings.name, facts=self.task.facts, options=settings.options)
+
+    @property
+    def loss_surrogate(self) -> Path:
+        """The file of the surrogate that finetuning goes through."""
+        given = self.recipe.finetune.surrogate
+        return Path(given) if given else self.run.surrogate
 
     @cached_property
     def key(self) -> str:
@@ -156,12 +163,9 @@ def _for_measure(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]])
     return {key: value for key, value in settings.items() if key != "measure"}
 
 
-def claim_run(work: Work) -> None:
-    """Makes the run folder one for this recipe, or insists that it is; how it is finetuned and where may differ.
-
-    Names are checked, data, measure and model are opened or built first: what is wrong should leave nothing behind, and
-    not be told after an hour of training.
-    """
+def check_run(work: Work) -> None:
+    """Looks at names, data, measure and model: what is wrong should leave nothing behind, and not be told after an hour
+    of training."""
     check_regimes(work.recipe.collect.regimes)
     check_inputs(work.recipe.fit.columns, work.measure.columns)
     if work.recipe.fit.monotone and len(work.measure.directions) != len(work.measure.columns):
@@ -169,24 +173,43 @@ def claim_run(work: Work) -> None:
             f"fit.monotone: measure {work.recipe.measure.name!r} does not tell the directions of its columns; "
             "set fit.monotone=false, or give Measure(directions=...)"
         )
+    if not work.run.recipe.exists():
+        work.model()  # to see that it can be built
+
+
+def claim_run(work: Work) -> None:
+    """Makes the run folder one for this recipe and this data, or insists that it is; how it is finetuned and where may
+    differ."""
     before = _stored(work, work.run.recipe)
     recipe = work.recipe
-    if before is None:
-        work.model()  # to see that it can be built
-    else:
+    if before is not None:
         recipe = recipe.model_copy(update={"finetune": before.finetune, "device": before.device})
     fix = f"name a new folder with --run, or delete {work.run.root}"
     claim(work.run.recipe, recipe, before, fix=fix)
+    claim_data(work.run.data, _fingerprint(work.task), fix=fix)
     write_json(work.run.provenance, provenance())
 
 
+def _fingerprint(task: Task) -> dict[str, Any]:
+    """How many samples a split has, and a digest of their names: what the statistics and the model of a run are of."""
+    found = {}
+    for split in ("train", "val", "test"):
+        rows = task.dataset(split)
+        names = "\n".join(rows.name(number) for number in range(len(rows)))
+        found[split] = {"samples": len(rows), "names": hashlib.sha256(names.encode()).hexdigest()}
+    return found
+
+
 def claim_finetune(work: Work, folder: Path) -> None:
-    """The same for the folder of one finetuning. One that was refused before its first step is claimed anew."""
+    """The same for the folder of one finetuning, and the surrogate that it goes through. One that was refused before
+    its first step is claimed anew."""
     begun = folder.is_dir() and any(path.name != "recipe.toml" for path in folder.iterdir())
     before = _stored(work, folder / "recipe.toml") if begun else None
     recipe = work.recipe if before is None else work.recipe.model_copy(update={"device": before.device})
     fix = f"delete {folder} to finetune anew (model, statistics and surrogate stay), or keep the setting as it was"
     claim(folder / "recipe.toml", recipe, before, fix=fix)
+    if begun and work.recipe.finetune.learned and work.loss_surrogate.exists():
+        claim_surrogate(folder / "surrogate.json", work.loss_surrogate, fix=fix)
 
 
 def _stored(work: Work, path: Path) -> Recipe | None:

@@ -111,6 +111,33 @@ def test_a_reader_gets_a_line_for_each_loss(compared, surrogate_cli):
         assert str(compared / name) in shown
 
 
+def test_one_surrogate_is_fitted_for_a_loss_and_its_means(compared, surrogate_cli):
+    asked = ("--losses", "surrogate,surrogate+mse", "--seeds", 1, "--lrs", "0.01")
+    assert surrogate_cli("compare", "--run", compared, *TOY, *asked).code == 0
+    assert not (compared / "seed-0" / "surrogate+mse" / "fit").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--losses", "mse", "--seed", 5), "seed is set to 5; a comparison takes seeds 0 to N - 1"),
+        (("--losses", "mse", "--set", "finetune.surrogate=a.safetensors"), "takes surrogates of its own"),
+        (("--losses", ""), "no losses"),
+    ],
+)
+def test_what_a_comparison_settles_itself_is_not_passed_over(asked, message, tmp_path, surrogate_cli):
+    ended = surrogate_cli("compare", "--run", tmp_path / "cmp", *TOY, *asked)
+    assert ended.code == 2
+    assert message in ended.err
+    assert not (tmp_path / "cmp").exists()
+
+
+def test_a_run_is_no_place_for_a_comparison(compared, surrogate_cli):
+    ended = surrogate_cli("compare", "--run", compared / "seed-0" / "base", *TOY, "--losses", "mse")
+    assert ended.code == 2
+    assert "holds a run, not a comparison" in ended.err
+
+
 def test_an_unknown_loss_is_told_before_anything_runs(tmp_path, surrogate_cli):
     ended = surrogate_cli("compare", "--run", tmp_path / "cmp", *TOY, "--losses", "mse,surogate")
     assert ended.code == 2
@@ -180,6 +207,21 @@ def test_parts_are_columns_and_the_best_is_bold():
     assert r"a\_b & \textbf{30.0} & 40.0 $\pm$ 1.0 \\" in to_latex(result)
 
 
+def test_a_number_that_some_seeds_lack_is_told_and_not_the_best():
+    """A loss whose metric is undefined where the model collapses would else be the best by it."""
+    rows = [
+        {"loss": "a", "runs": [0, 1, 2], "failed": [], "mean": {"f": 0.5}, "sd": {"f": 0.1}, "undefined": {}},
+        {"loss": "b", "runs": [0, 1, 2], "failed": [], "mean": {"f": 0.6}, "sd": {}, "undefined": {"f": 2}},
+    ]
+    result = {"rows": rows, "seeds": 3, "headline": "f", "columns": {"f": {"higher_is_better": True, "points": True}}}
+    lines = [
+        " & ".join(line.split(" & "))
+        for line in to_latex({**result, "spec": "", "higher_is_better": True}).splitlines()
+    ]
+    assert any(r"\textbf{50.0" in line for line in lines)
+    assert any("60.0 (1 of 3)" in line for line in lines)
+
+
 def test_parts_beside_an_error_are_not_marked():
     rows = ("a", {"m": 0.4, "iou.car": 0.9}), ("b", {"m": 0.6, "iou.car": 0.1})
     error = {"higher_is_better": False, "points": True}
@@ -209,7 +251,8 @@ def test_agreement_is_of_the_weights_that_were_kept(tmp_path):
 
 def test_the_table_tells_how_far_to_trust_what_was_learned(compared):
     result = json.loads((compared / "compare.json").read_text())
-    table = [line.split(" | ") for line in (compared / "table.md").read_text().splitlines() if line.startswith("| sur")]
+    lines = (compared / "table.md").read_text().splitlines()
+    table = [line.split(" | ") for line in lines if line.startswith("| surrogate |")]
     learned = {row["loss"]: row for row in result["rows"]}["surrogate"]
     assert len(table) == 1 + len(learned["runs"])  # the row of the numbers before it
     for cells, run in zip(table[1:], learned["runs"], strict=True):

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import get_args
@@ -85,12 +84,10 @@ def _check_example(measure: Measure, outputs: Tensor, targets: Tensor) -> None: 
 
 
 def _check_declaration(measure: Measure, outputs: Tensor, targets: Tensor) -> None:  # noqa: ARG001
-    """Column names, bounds, level and version."""
-    columns, (low, high) = measure.columns, measure.bounds
+    """Column names, level and version; the bounds have been looked at by `Measure` itself."""
+    columns = measure.columns
     demand(bool(columns), "columns: name at least one statistic")
     demand(len(set(columns)) == len(columns), f"columns: names repeat in {columns}; make each its own")
-    finite = math.isfinite(low) and math.isfinite(high)
-    demand(finite and low < high, f"bounds: {low, high}; give two finite numbers, the lower one first")
     known = get_args(Level)
     demand(measure.level in known, f"level: {measure.level!r}; set it to one of {', '.join(known)}")
     demand(measure.version >= 1, f"version: {measure.version}; count from 1")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from surrogate.batches import generator_of
 from surrogate.collect import Item, collect, move_columns, plan, sample_ids
 from surrogate.engine import Engine
+from surrogate.errors import DataError
 from surrogate.moves import KINDS, STEPS, direction, move
 from surrogate.progress import Progress, Stage, finish
 from surrogate.protocols import Dataset, Measure
@@ -264,6 +265,12 @@ def test_at_dataset_level_rows_are_of_all_batches_of_a_pass_so_far(
             expected.append([sums[0, 0] / sums[0, 2], 1.0 - sums[0, 1] / sums[0, 2]])
     found = torch.cat([rows.stats, rows.value[:, None]], 1)
     assert torch.allclose(found.double(), torch.tensor(expected).double(), atol=1e-6)
+
+
+def test_a_metric_that_is_out_of_its_bounds_is_told(collection: Collection, measure: Measure, tmp_path: Path) -> None:
+    in_per_cent = dataclasses.replace(measure, metric=lambda o, t, /: 100.0 * measure.metric(o, t))
+    with pytest.raises(DataError, match=r"metric: .*, out of its bounds \(0.0, 1.0\); set the bounds"):
+        finish(collection(tmp_path, in_per_cent))
 
 
 def test_progress_counts_batches(collection: Collection, measure: Measure, tmp_path: Path) -> None:

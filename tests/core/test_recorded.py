@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from surrogate import pipeline, plugins
-from surrogate.errors import UsageError
+from surrogate.errors import DataError, UsageError
 from surrogate.pipeline import Request
 from surrogate.progress import Stage, finish
 from surrogate.protocols import Measure
@@ -128,11 +129,52 @@ def test_a_stage_sweeps_its_own_folder_and_no_other(run: Path) -> None:
     assert [path.exists() for path in partials] == [False, False, False]
 
 
+def test_a_refresh_of_another_runs_surrogate_keeps_its_network(run: Path, tmp_path: Path) -> None:
+    """Weights of one activation in the layers of another would foretell nothing, and nobody would notice."""
+    other = tmp_path / "tanh"
+    shutil.copytree(run, other)
+    for path in (other / "surrogate.safetensors", other / "fit.json", other / "recipe.toml"):
+        path.unlink()
+    network = (("fit.activation", "tanh"), ("fit.depth", 2), ("fit.width", 7), ("fit.epochs", 20))
+    finish(pipeline.fit(request(other, *network)))
+    named = ("finetune.surrogate", str(other / "surrogate.safetensors"))
+    third = tmp_path / "relu"
+    each = (("fit.epochs", 20), ("finetune.refresh", 1), ("finetune.epochs", 2))
+    assert "refresh after epoch 1" in told(pipeline.finetune(request(third, named, *each)))
+    lines = (third / "finetune-surrogate" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["val"]["surrogate"]["spearman"] > 0.5
+
+
+def test_a_finetuning_is_of_one_surrogate(run: Path) -> None:
+    finish(pipeline.finetune(request(run)))
+    assert told(pipeline.finetune(request(run))) == ""
+    other = run.parent / "other"
+    shutil.copytree(run, other)
+    for path in (other / "surrogate.safetensors", other / "fit.json", other / "recipe.toml"):
+        path.unlink()
+    finish(pipeline.fit(request(other, ("fit.width", 7))))
+    shutil.copy(other / "surrogate.safetensors", run)
+    with pytest.raises(UsageError, match=r"finetune-surrogate: was trained through another surrogate .* delete"):
+        finish(pipeline.finetune(request(run)))
+
+
+def test_other_data_in_the_same_place_is_told(run: Path) -> None:
+    before = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**before, "train": {**before["train"], "samples": 299}}))
+    with pytest.raises(DataError, match="was made with 299 samples in train, now 300; bring that data back, or name"):
+        finish(pipeline.fit(request(run)))
+    (run / "data.json").write_text(json.dumps({**before, "val": {**before["val"], "names": "others"}}))
+    with pytest.raises(DataError, match="was made with other samples in val"):
+        finish(pipeline.fit(request(run)))
+
+
 @pytest.mark.parametrize(
     ("change", "shares"),
     [
-        (("seed", 0), [2, 3]),  # the other run's rows count as its own would
+        (("data.seed", 0), [2, 3]),  # the other run's rows count as its own would
         (("collect.regimes", ["noisy"]), [1, 2]),  # rows of another kind do not
+        (("collect.pools", 7), [1, 2]),  # nor those of samples in other pools: what is held out there is fitted here
+        (("seed", 1), [1, 2]),
     ],
 )
 def test_a_refresh_has_the_old_rows_beside_also_those_of_another_run(
