@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class SurrogateLoss(nn.Module):
         super().__init__()
         self.measure = measure
         self.surrogate = surrogate.requires_grad_(False).eval()
+        self._card: approximator.Card | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -46,9 +47,20 @@ class SurrogateLoss(nn.Module):
             UsageError: its measure is not installed.
         """
         surrogate, card = approximator.load(Path(path))
-        measure = plugins.load_measure(card.app, card.measure, facts=card.facts, options=card.options)
+        measure = _measure_of(card)
         check_matches(card, measure, path=Path(path))
-        return cls(measure, surrogate)
+        loss = cls(measure, surrogate)
+        loss._card = card
+        return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a loss from a file without its measure, which is functions: its name brings it back."""
+        return self.__dict__ if self._card is None else {**self.__dict__, "measure": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self._card is not None:
+            self.measure = _measure_of(self._card)
 
     def train(self, mode: bool = True) -> Self:
         """Keeps the surrogate in evaluation mode, whatever the training loop asks for."""
@@ -116,6 +128,10 @@ class SurrogateLoss(nn.Module):
         self.reset()
         if len(state):
             self._sums, self._weight = state[:-1], float(state[-1, 0])
+
+
+def _measure_of(card: approximator.Card) -> Measure:
+    return plugins.load_measure(card.app, card.measure, facts=card.facts, options=card.options)
 
 
 def _unsound(numbers: Tensor) -> Tensor:

@@ -110,13 +110,18 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
         after = work.model()
         load_weights(folder / "model.safetensors", after)
         models["after"], scores["after"] = after, (yield from work.scores(after, split))
+    try:
+        figures = work.task.figures(work.run.root, models, scores)
+    except OSError as error:  # the numbers of a run that may only be read are worth having too
+        figures = []
+        yield Progress("evaluate", 1, 1, message=f"evaluate: no figures, {work.run.root} cannot be written ({error})")
     return {
         "run": str(work.run.root),
         "model": str(folder if "after" in models else work.run.model),
         "split": split,
         "spec": work.spec,
         "metrics": list(scores.values())[-1],
-        "figures": [str(path) for path in work.task.figures(work.run.root, models, scores)],
+        "figures": [str(path) for path in figures],
     }
 
 

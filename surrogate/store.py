@@ -56,7 +56,7 @@ class StoreWriter:
         return self._manifest.cursor
 
     def append(self, stats: Tensor, values: Tensor, samples: Tensor, *, regime: int) -> None:
-        """Takes R rows over: `(R, F)` statistics, `(R,)` metric values, `(R,)` int64 sample ids, any device.
+        """Takes R rows over: `(R, F)` statistics, `(R,)` losses, `(R,)` int64 sample ids, any device.
 
         Rows whose value is NaN are dropped and counted.
 

@@ -54,7 +54,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if path.suffix not in {".safetensors", ".pt", ".pth"}:
         raise DataError(f"{path}: weights end in {path.suffix!r}; expected .safetensors, .pt or .pth")
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected weights, as `surrogate train` makes them")
+        raise DataError(f"{path}: no such file; make it with `surrogate train`, or name other weights by --weights")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

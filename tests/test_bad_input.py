@@ -254,6 +254,48 @@ def test_a_damaged_file(run, surrogate_cli, name):
     assert len(ended.err.strip().splitlines()) == 1, ended.err
 
 
+def test_a_model_that_gives_no_tensor(folder, tmp_path, surrogate_cli, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Conv2d):\n"
+        "    def forward(self, x):\n"
+        "        return {'out': super().forward(x)}\n"
+        "def build(num_classes):\n"
+        "    return Net(3, num_classes, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = ("--app", "segmentation", "--data", folder, "--model", "my_nets:build", "--run", tmp_path / "run")
+    ended = surrogate_cli("train", *asked)
+    assert ended.code == 3
+    assert "model my_nets:build: gives a dict; expected a tensor of logits (B, C, H, W): wrap it" in ended.err
+
+
+def test_images_that_are_stretched_are_counted(folder, tmp_path, surrogate_cli):
+    for kind, shape in (("images", (20, 40, 3)), ("masks", (20, 40))):
+        Image.fromarray(np.zeros(shape, dtype=np.uint8)).save(folder / kind / "2.png")
+    asked = ("--app", "segmentation", "--data", folder, "--run", tmp_path / "run", "--size", "32x33", "--epochs", 1)
+    said = surrogate_cli("train", *asked, "--set", "model.width=2").err
+    assert "6 of 6 images are of another shape and are stretched to 32x33" in said
+    asked = (*asked[:-4], "--size", "16x16", "--epochs", 1, "--set", "model.width=2", "--run", tmp_path / "other")
+    said = surrogate_cli("train", *asked).err
+    assert "1 of 6 images are of another shape and are stretched to 16x16" in said
+
+
+def test_a_run_that_may_only_be_read_is_evaluated_without_figures(run, surrogate_cli, monkeypatch):
+    from surrogate_segmentation import figures
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied", "iou.png")
+
+    monkeypatch.setattr(figures, "available", lambda: True)
+    monkeypatch.setattr(figures, "iou_bars", refused)
+    ended = surrogate_cli("evaluate", "--run", run, "--json")
+    assert ended.code == 0
+    assert ended.json["metrics"]["miou"] > 0
+    assert ended.json["figures"] == []
+    assert "no figures" in ended.err
+
+
 def test_no_such_loss(run, surrogate_cli):
     ended = surrogate_cli("finetune", "--run", run, "--loss", "dcie")
     assert ended.code == 2

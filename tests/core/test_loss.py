@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,8 @@ def test_a_loss_from_its_file_is_the_loss_that_was_saved(
     assert torch.equal(loaded(outputs, targets), SurrogateLoss(measure, surrogate)(2.0 * outputs, targets))
     assert not any(p.requires_grad for p in loaded.parameters())
     assert not loaded.surrogate.training
+    again = pickle.loads(pickle.dumps(loaded))  # as for the workers that others spawn
+    assert torch.equal(again(outputs, targets), loaded(outputs, targets))
 
 
 @pytest.mark.usefixtures("installed")

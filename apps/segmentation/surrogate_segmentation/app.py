@@ -163,9 +163,14 @@ class SegmentationTask:
         """One image through the network before the first step: a wrong output shape is better told early."""
         image, label = self.dataset("train").load(0, None)
         was_training = model.training
-        found = tuple(model.eval()(image[None]).shape)
+        outputs = model.eval()(image[None])
         model.train(was_training)
-        expected = (1, len(self.data.classes), *label.shape)
+        if not isinstance(outputs, Tensor):
+            raise DataError(
+                f"model {self.recipe.model.name}: gives a {type(outputs).__name__}; expected a tensor of logits "
+                "(B, C, H, W): wrap it in a module that returns that, such as its entry 'out' or its field 'logits'"
+            )
+        found, expected = tuple(outputs.shape), (1, len(self.data.classes), *label.shape)
         if found != expected:
             raise DataError(
                 f"model {self.recipe.model.name}: gives outputs of shape {found} for an image of {tuple(image.shape)}; "

@@ -36,8 +36,8 @@ def open_data(recipe: DataRecipe) -> SegmentationData:
         return _open_digits(recipe)
     layout, root = _find(recipe)
     listing = layout.read(root)
-    notes = listing.notes + (check(listing) if recipe.check else ())
     size = recipe.size or listing.size
+    notes = listing.notes + (check(listing, size) if recipe.check else ())
     return SegmentationData(
         title=listing.title,
         classes=listing.classes,
