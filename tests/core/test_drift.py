@@ -93,6 +93,20 @@ def test_a_rank_correlation_of_few_rows_is_none(measure: Measure, surrogate: Sur
     assert (found["rows"], found["spearman"] is None) == (20, False)
 
 
+def test_statistics_that_are_nan_beside_a_value_are_no_error(measure: Measure, surrogate: Surrogate) -> None:
+    """As of a model that breaks in the last step of an epoch: the loss of the next one tells."""
+    agreement = Agreement(measure, surrogate)
+    for seed in range(5):
+        outputs, targets = scenes_of(seed)
+        outputs[1] = torch.nan
+        agreement.update(outputs, targets)
+    assert measure.stats(outputs, targets)[1].isnan().all()
+    assert measure.metric(outputs, targets)[1].isfinite()
+    found = agreement.compute()[KEY]
+    assert found["rows"] == 25
+    assert 0.0 <= found["mae"] <= 1.0
+
+
 class Fitted:
     """A refresh whose collection and fit are counted; the scores after it are given."""
 
@@ -167,6 +181,14 @@ def test_rounds_of_something_else_are_not_fitted_to(tmp_path: Path, measure: Mea
     with pytest.raises(UsageError, match="another measure"):
         made(2, GONE)
     assert made.calls == ["collect", "fit 1", "collect"]
+
+
+def test_rounds_of_later_epochs_are_not_fitted_to(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:
+    """Left by a run that was killed and begins again from an earlier epoch: that run would not have had them."""
+    made = Fitted(tmp_path, measure, surrogate, FINE)
+    for epoch in (2, 1, 3):
+        made(epoch, GONE)
+    assert [call for call in made.calls if call != "collect"] == ["fit 1", "fit 1", "fit 3"]
 
 
 def test_one_fitted_again_has_to_pass_the_gate_too(tmp_path: Path, measure: Measure, surrogate: Surrogate) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,16 @@ def truth(stats: Tensor) -> Tensor:
     return torch.sigmoid(2.0 * stats[:, 0] - stats[:, 2])
 
 
-def stored(folder: Path, *, samples: int = 40) -> tuple[StatsStore, StatsStore]:
-    """Rows of two regimes, three a sample, and a move of every sample."""
+def stored(folder: Path, *, samples: int = 40, odd: Sequence[int] = ()) -> tuple[StatsStore, StatsStore]:
+    """Rows of two regimes, three a sample, and a move of every sample; those of odd samples are three times as far."""
     generator = torch.Generator().manual_seed(0)
     rows, moves = StoreWriter(folder / "stats", SPEC), StoreWriter(folder / "moves", MOVED)
+    far = 1.0 + 2.0 * torch.isin(torch.arange(samples), torch.tensor(odd, dtype=torch.int64)).unsqueeze(1)
     ids = torch.arange(samples).repeat_interleave(3)
     for regime in (0, 1):
-        stats = torch.randn(len(ids), 3, generator=generator)
+        stats = torch.randn(len(ids), 3, generator=generator) * far[ids]
         rows.append(stats, truth(stats), ids, regime=regime)
-    stats, velocity = torch.randn(2, samples, 3, generator=generator)
+    stats, velocity = torch.randn(2, samples, 3, generator=generator) * far
     change = truth(stats + 0.01 * velocity) - truth(stats)
     moves.append(torch.cat([stats, 0.01 * velocity, change.unsqueeze(1)], 1), change, torch.arange(samples), regime=0)
     for writer in (rows, moves):
@@ -174,6 +176,18 @@ def test_a_fit_depends_on_its_seed_alone(stores: tuple[StatsStore, StatsStore], 
     assert not same(first, finish(fitting(stores, tmp_path / "c", epochs=3, seed=2))[0])
 
 
+def test_what_is_held_out_has_no_say_in_the_fit(stores: tuple[StatsStore, StatsStore], tmp_path: Path) -> None:
+    samples = stores[0].read().sample
+    split = split_by_sample(samples, share=SETTINGS.holdout, seed=1)
+    found = {}
+    for name, part in {"none": samples[:0], "heldout": samples[split.heldout], "fitted": samples[split.fitted]}.items():
+        made = stored(tmp_path / name, odd=part.tolist())
+        found[name] = finish(fitting(made, tmp_path / name, epochs=3))
+    assert same(found["heldout"][0], found["none"][0])
+    assert found["heldout"][1] != found["none"][1]
+    assert not same(found["fitted"][0], found["none"][0])
+
+
 def test_a_killed_fit_ends_in_the_same_bytes(stores: tuple[StatsStore, StatsStore], tmp_path: Path) -> None:
     whole = finish(fitting(stores, tmp_path / "whole"))
     for killed in (0, 1, 19, 20, 21, 39, 40, 41):
@@ -236,6 +250,24 @@ def test_the_certificate_is_about_small_moves(stores: tuple[StatsStore, StatsSto
     assert signs({"mend"})["wrong_sign"] == pytest.approx(1 / 3)
     assert signs({"towards", "mend"})["contrary"] == 0.0
     assert signs({"mend", "reach"})["contrary"] == pytest.approx(1 / 3)
+
+
+def test_the_certificate_is_about_samples_held_out(stores: tuple[StatsStore, StatsStore]) -> None:
+    """Their moves have the right sign and go against the truth; those of all others are the other way round."""
+    rows = stores[0].read()
+    heldout = rows.sample < 8
+    samples = torch.arange(40)
+    change = torch.where(samples < 8, 1.0, -1.0)
+    along = torch.tensor([1.0, 0.0, 0.0]).expand(40, 3)
+    moves = Rows(
+        torch.cat([torch.zeros(40, 3), along, change.unsqueeze(1)], 1),
+        change,
+        samples,
+        torch.full((40,), KINDS.index("towards"), dtype=torch.int16),
+    )
+    found = report(Analytic(truth), rows, heldout, SPEC.regimes, moves)
+    assert (found["wrong_sign"], found["wrong_sign_by_move"]["towards"]) == (0.0, 0.0)
+    assert found["contrary"] == 1.0
 
 
 def test_a_fit_without_moves_gives_no_verdict_on_signs(tmp_path: Path) -> None:

@@ -282,8 +282,11 @@ def batches_of(count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def dataset_loss(dataset_measure: Measure) -> SurrogateLoss:
+    """Its values are well inside of [0, 1]: at a bound, all would be the same."""
     torch.manual_seed(0)
-    return SurrogateLoss(dataset_measure, Surrogate(("truth",), depth=1, width=4))
+    made = Surrogate(("truth",), depth=1, width=4)
+    nn.init.constant_(made.layers[-1].bias, 0.5)
+    return SurrogateLoss(dataset_measure, made)
 
 
 def test_a_dataset_loss_speaks_of_the_average_of_the_batches_so_far(dataset_measure: Measure) -> None:
@@ -295,6 +298,7 @@ def test_a_dataset_loss_speaks_of_the_average_of_the_batches_so_far(dataset_meas
         average = sum(w * s for w, s in zip(weights, sums, strict=True)) / sum(weights)
         expected = loss.surrogate(dataset_measure.additive.stats(average)).mean()
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert 0.0 < value.item() < 1.0
 
 
 def test_its_gradient_is_that_of_the_batch_at_the_average(dataset_measure: Measure) -> None:

@@ -193,6 +193,17 @@ def test_a_second_writer_is_noticed(tmp_path: Path) -> None:
         second.close()
 
 
+def test_a_second_writer_does_not_write_over_a_shard_of_the_first(tmp_path: Path) -> None:
+    first, second = StoreWriter(tmp_path, SPEC), StoreWriter(tmp_path, SPEC)
+    for seed, writer in enumerate((first, second)):
+        writer.append(*block(seed, 5)[:3], regime=0)
+    first.close()
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="changed by another process"):
+        second.close()
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("column", "odd"), [(0, float("nan")), (2, float("inf")), (None, float("-inf")), (None, 1e300)]
 )
