@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 
 from surrogate import drift, pipeline, plugins
 from surrogate.atomic import write_atomic
-from surrogate.curves import draw_curves
+from surrogate.curves import draw_curves, history
 from surrogate.errors import DivergedError, QualityError, UsageError, nearest
 from surrogate.finetune import Selection
 from surrogate.progress import Progress, Stage
@@ -198,7 +197,7 @@ def _agreement(folder: Path, selection: Selection, start: Mapping[str, Any]) -> 
     None for a hand-made loss, and where the start was kept: it is no output of the training. `start` is empty where a
     new model was trained, whose start is never kept.
     """
-    epochs = [scores for scores in _history(folder) if drift.KEY in scores and scores.get(selection.key) is not None]
+    epochs = [scores for scores in history(folder) if drift.KEY in scores and scores.get(selection.key) is not None]
     choose = max if selection.higher_is_better else min
     best = choose(epochs, key=lambda scores: scores[selection.key], default={})
     kept = best and selection.better(best[selection.key], start.get(selection.key))
@@ -275,7 +274,7 @@ def _written(work: Work, folder: Path, result: dict[str, Any]) -> Stage[None]:
     tables = {folder / "table.md": to_markdown, folder / "table.csv": to_csv, folder / "table.tex": to_latex}
     for path, writer in tables.items():
         write_atomic(path, writer(result).encode())
-    curves = {row["loss"]: [_history(folder / run["folder"]) for run in row["runs"]] for row in result["rows"][1:]}
+    curves = {row["loss"]: [history(folder / run["folder"]) for run in row["runs"]] for row in result["rows"][1:]}
     figures = draw_curves(
         folder / "curves.png", curves, key=result["headline"], factor=factor(result, result["headline"])
     )
@@ -302,11 +301,6 @@ def _model(work: Work, folder: Path) -> nn.Module:
     model = work.new_model()
     load_weights(folder / "model.safetensors", model)
     return model
-
-
-def _history(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["val"] for line in lines]
 
 
 def _nested(numbers: Mapping[str, float]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from surrogate import fit as fitting
 from surrogate.alone import alone
 from surrogate.atomic import sweep, sweep_below
 from surrogate.batches import seed_of
+from surrogate.curves import draw_curves, history
 from surrogate.describe import apps, doctor, inspect, measures
 from surrogate.drift import Agreement
 from surrogate.errors import UsageError, nearest
@@ -303,7 +304,16 @@ def _tuned(work: Work, folder: Path) -> Stage[dict[str, Any]]:
     for name, model in models.items():
         scores[name] = yield from work.scores(model, "test")
         scores[name]["val"] = _scalars((yield from work.scores(model, "val")))
-    return {**scores, "figures": [str(path) for path in work.task.figures(folder, models, scores)]}
+    figures = [*_curve(work, folder, scores["before"]["val"]), *work.task.figures(folder, models, scores)]
+    return {**scores, "figures": [str(path) for path in figures]}
+
+
+def _curve(work: Work, folder: Path, start: Mapping[str, Any]) -> list[Path]:
+    """What checkpoints were chosen by, on val, from the start on; a new model has none."""
+    settings, key = work.recipe.finetune, work.selection().key
+    epochs, first = (history(folder), 1) if settings.from_scratch else ([start, *history(folder)], 0)
+    points = 100 if max(map(abs, work.measure.bounds)) <= 1.0 else 1
+    return draw_curves(folder / "curve.png", {settings.loss: [epochs]}, key=key, factor=points, first=first)
 
 
 def _loss(work: Work, folder: Path) -> tuple[nn.Module, finetuning.Adapt | None, Callable[[], list[Agreement]]]:
