@@ -157,8 +157,8 @@ def test_curves_are_drawn(task: TabularTask, tmp_path: Path) -> None:
 
 def test_a_csv_runs_from_the_command_line_to_a_finetuned_model(surrogate_cli, tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 3, generator=draw)
-    sick = x[:, 0] + 0.5 * torch.randn(200, generator=draw) > 0.8
+    x = torch.randn(300, 3, generator=draw)
+    sick = x[:, 0] + 0.5 * torch.randn(300, generator=draw) > 0.8
     rows = [",".join(f"{v:.4f}" for v in row) + f",{int(y)}" for row, y in zip(x.tolist(), sick, strict=True)]
     path = tmp_path / "people.csv"
     path.write_text("a,b,c,sick\n" + "\n".join(rows) + "\n", encoding="utf-8")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from surrogate.errors import DataError
-from surrogate_tabular.data import open_table
-from surrogate_tabular.recipe import TableRecipe
+from surrogate.errors import DataError, UsageError
+from surrogate_tabular import app, data
+from surrogate_tabular.data import Table
+from surrogate_tabular.recipe import TableRecipe, TabularRecipe
 
 
 def written(folder: Path, text: str) -> str:
@@ -18,13 +19,23 @@ def written(folder: Path, text: str) -> str:
     return str(path)
 
 
-def lines(count: int = 100) -> str:
+def lines(count: int = 200) -> str:
     """Age, colour and a class that is `yes` in every fourth line."""
     rows = (f"{20 + i % 37},{'red' if i % 3 else 'blue'},{'yes' if i % 4 == 0 else 'no'}" for i in range(count))
     return "age,colour,sick\n" + "\n".join(rows) + "\n"
 
 
-def opened(path: str, **settings: object):
+def two_classes(*counts: int, labels: tuple[str, str] = ("0", "1")) -> str:
+    """So many samples of each label."""
+    rows = (f"{i % 37},{label}" for label, count in zip(labels, counts, strict=True) for i in range(count))
+    return "age,sick\n" + "\n".join(rows) + "\n"
+
+
+def open_table(recipe: TableRecipe) -> Table:
+    return data.open_table(recipe, pools=5)
+
+
+def opened(path: str, **settings: object) -> Table:
     return open_table(TableRecipe.model_validate({"path": path, "target": "sick", **settings}))
 
 
@@ -70,7 +81,7 @@ def test_a_csv_is_read_with_numbers_and_words(tmp_path: Path) -> None:
 
 
 def test_numbers_with_a_word_among_them_are_a_category(tmp_path: Path) -> None:
-    text = "children,sick\n" + "".join(f"{('0', '1', '2', '3+')[n % 4]},{int(n % 5 == 0)}\n" for n in range(100))
+    text = "children,sick\n" + "".join(f"{('0', '1', '2', '3+')[n % 4]},{int(n % 5 == 0)}\n" for n in range(300))
     assert opened(written(tmp_path, text), keep=1.0).features == 4
 
 
@@ -95,14 +106,28 @@ def test_the_positive_class_can_be_named(tmp_path: Path) -> None:
         (lines(), {"target": "age"}, "expected 2"),
         (lines(), {"positive": "maybe"}, "holds no and yes"),
         (lines().replace("20,blue", "20", 1), {}, ":2: 2 cells, expected 3"),
-        (lines().replace("20,blue", ",blue", 1), {}, ":2: nothing in column 'age' (1 of 100 lines have gaps)"),
-        (lines().replace("20,blue", "nan,blue", 1), {}, "'age' holds 'nan' at sample 1 (1 of 100 samples are no"),
+        (lines().replace("20,blue", ",blue", 1), {}, ":2: nothing in column 'age' (1 of 200 lines have gaps)"),
+        (lines().replace("20,blue", "nan,blue", 1), {}, "'age' holds 'nan' at sample 1 (1 of 200 samples are no"),
         (lines().replace("20,blue", "N/A,blue", 1), {}, "'age' holds 'N/A' at sample 1"),
         (lines().replace("20,blue", "2_0,blue", 1), {}, "'age' is not numeric (first: '2_0')"),
         (lines().replace("20,blue", "old,blue", 1), {}, "'age' is not numeric (first: 'old')"),
         (lines().replace("age,colour", "sick,colour"), {}, "repeat"),
-        (lines(12), {}, "leave 0 in a split, expected 5 or more; raise data.keep"),
-        (lines(52), {"holdout": 0.4}, "13 samples of the rarer class leave 2 in a split"),
+        (lines().replace(",", ";"), {}, "';' and no comma in the line of column names"),
+        (lines().replace(",", "\t"), {"target": ""}, "'\\t' and no comma in the line of column names"),
+        (lines().replace("yes", "YES", 3), {}, "expected 2: write YES and yes in one way"),
+        (two_classes(60, 60).replace(",1", ",1.0", 9), {}, "(0, 1, 1.0); expected 2: write 1 and 1.0 in one way"),
+        (lines().replace("yes", "maybe", 3), {}, "expected 2: join or drop the others"),
+        (two_classes(49, 90), {}, "49 samples of the rarer class, expected 50 or more at data.holdout=0.3: 5 each"),
+        (two_classes(49, 90), {}, "each of the collect.pools=5; set data.holdout=0.29 or bring more data"),
+        (
+            two_classes(15, 15),
+            {},
+            "expected 50 or more at data.holdout=0.3: 5 each in val and test, and in train 4 for",
+        ),
+        (two_classes(15, 15), {}, "collect.pools=5; bring more data"),
+        (two_classes(90, 60), {"keep": 0.2}, "12 samples of the rarer class"),
+        (two_classes(90, 60), {"keep": 0.2}, "collect.pools=5; raise data.keep or bring more data"),
+        (two_classes(25, 90), {"holdout": 0.4}, "expected 100 or more at data.holdout=0.4"),
         ("sick\nyes\nno\n", {}, "only column"),
         ("sick\n", {}, "1 lines"),
     ],
@@ -117,3 +142,56 @@ def test_a_bad_csv_is_told_with_what_to_do(tmp_path: Path, text: str, settings: 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         opened(str(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive"), [(("0", "1"), "1"), (("True", "False"), "True"), (("yes", "no"), "yes")]
+)
+def test_of_two_as_frequent_the_later_is_positive(tmp_path: Path, labels: tuple[str, str], positive: str) -> None:
+    table = opened(written(tmp_path, two_classes(60, 60, labels=labels)))
+    assert f"sick = {positive} against" in table.title
+
+
+def test_the_rarer_one_is_positive_wherever_it_stands(tmp_path: Path) -> None:
+    assert "sick = 0 against" in opened(written(tmp_path, two_classes(60, 61))).title
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.3, 50), (0.17, 31), (0.4, 100), (0.1, 50)])
+def test_as_many_as_are_said_to_be_enough_are(tmp_path: Path, share: float, least: int) -> None:
+    table = opened(written(tmp_path, two_classes(3 * least, least)), holdout=share)
+    found = {name: int(rows.targets.sum()) for name, rows in table.splits.items()}
+    assert found["train"] >= 20 - 1  # strata are rounded
+    assert min(found["val"], found["test"]) >= 5
+    with pytest.raises(DataError, match=f"expected {least} or more"):
+        opened(written(tmp_path, two_classes(3 * least, least - 1)), holdout=share)
+
+
+def test_more_pools_need_more_samples(tmp_path: Path) -> None:
+    recipe = {"app": "tabular", "data": {"path": written(tmp_path, lines()), "target": "sick"}}
+    assert app.open(TabularRecipe.model_validate(recipe)).about
+    with pytest.raises(DataError, match=r"expected 100 or more .* collect\.pools=10"):
+        app.open(TabularRecipe.model_validate({**recipe, "collect": {"pools": 10}}))
+
+
+def test_the_inputs_of_a_csv_are_told_apart(tmp_path: Path) -> None:
+    assert opened(written(tmp_path, lines())).contents == "3 inputs (1 number, 1 category of 2)"
+    assert opened(written(tmp_path, two_classes(60, 60))).contents == "1 input (1 number)"
+    text = "colour,size,sick\n" + "".join(f"{'rgb'[n % 3]},{'sl'[n % 2]},{int(n % 4 == 0)}\n" for n in range(200))
+    assert opened(written(tmp_path, text)).contents == "5 inputs (2 categories of 3 + 2)"
+    assert open_table(TableRecipe(path="digits")).contents == "64 inputs"
+
+
+def test_columns_that_are_constant_are_named(tmp_path: Path) -> None:
+    text = lines().replace("age,", "same,site,age,", 1).replace("\n", "\n0.1,A,").removesuffix("0.1,A,")
+    contents = "5 inputs (2 numbers, 2 categories of 1 + 2)"
+    assert opened(written(tmp_path, text)).contents == f"{contents}; constant in train: same, site"
+    text = "a,b,c,d,age,sick\n" + "".join(f"1,2,3,4,{n},{int(n % 4 == 0)}\n" for n in range(200))
+    assert opened(written(tmp_path, text)).contents == "5 inputs (5 numbers); constant in train: a, b, c, ..."
+
+
+@pytest.mark.parametrize("path", ["digits", "cancer"])
+@pytest.mark.parametrize("settings", [{"target": "digit"}, {"positive": 8}])
+def test_a_bundled_table_has_its_classes(path: str, settings: dict[str, object]) -> None:
+    (key,) = settings
+    with pytest.raises(UsageError, match=rf"data\.{key} is .* bundled table '{path}' are given; name a CSV"):
+        open_table(TableRecipe.model_validate({"path": path, **settings}))

@@ -57,11 +57,11 @@ class TabularTask:
 
     def __init__(self, recipe: TabularRecipe) -> None:
         self.recipe = recipe
-        self.table = open_table(recipe.data)
+        self.table = open_table(recipe.data, pools=recipe.collect.pools)
         sizes = ", ".join(
             f"{len(split)} {name} ({int(split.targets.sum())} positive)" for name, split in self.table.splits.items()
         )
-        self.about = f"{self.table.title}: {sizes}, {self.table.features} inputs"
+        self.about = f"{self.table.title}: {sizes}, {self.table.contents}"
         if recipe.data.keep < 1.0:
             self.about += f"; data.keep={recipe.data.keep:g}: of the positives, that share"
         if recipe.data.noise:

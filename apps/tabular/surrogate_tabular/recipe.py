@@ -24,9 +24,9 @@ class TableRecipe(Section):
     path: str = "digits"
     """`digits`, `cancer`, or a CSV file with a line of column names."""
     target: str = ""
-    """The column of a CSV that holds the class; two different values."""
+    """The column of a CSV that holds the class; two different values. Not of `digits` and `cancer`."""
     positive: str = Field(default="", coerce_numbers_to_str=True)
-    """The value of the target that is the positive class; empty: the rarer one."""
+    """The value of the target that is the positive class; empty: the rarer one, on a tie the later by name."""
     digit: int = Field(default=8, ge=0, le=9)
     """Of `digits`: this one is told from the rest."""
     keep: float = Field(default=1.0, gt=0.0, le=1.0)
