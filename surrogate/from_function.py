@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import math
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +26,14 @@ from surrogate import plugins
 from surrogate.errors import UsageError, nearest
 from surrogate.protocols import Level, Measure, View
 
-_UNDEFINED = (ArithmeticError, LookupError, RuntimeError, ValueError)
-"""What a metric raises where it has no value; anything else is a mistake in it, and told."""
+_UNDEFINED = (ValueError, ZeroDivisionError)
+"""What a metric raises where it has no value: as scikit-learn and torchmetrics do, and 0 / 0 of counts in plain Python.
+Anything else is a mistake, and told: rows that are dropped unseen would hide it."""
+_OF_NOTHING = "Expected reduction dim"
+"""What torch says, in a RuntimeError or IndexError, of the maximum of no elements, which is a ValueError of numpy's.
+torchmetrics' Hausdorff distance of an empty mask leaves it at that."""
+_OF_VIEW = re.compile(r"\b(shape|size|dim|indices|axis|format|continuous|binary|multiclass|multilabel|[12]-?d\b)", re.I)
+"""What an error speaks of that may be about what the function is given, not about what it does."""
 
 
 def measure_from_function(
@@ -58,8 +66,9 @@ def measure_from_function(
         arrays: hand over numpy arrays; else it gets tensors, on the CPU.
         version: grows when the function changes its meaning.
 
-    A row is undefined where the function gives NaN or infinity, where it raises an arithmetic, lookup, runtime or value
-    error, and where there is nothing to look at (all void). The statistics know only of the last of these.
+    A row is undefined where the function gives NaN or infinity, where it raises a ValueError or a ZeroDivisionError,
+    (or torch's error of a maximum of no elements), and where there is nothing to look at (all void). The statistics
+    know only of the last of these. Any other exception is a mistake, and told as a `UsageError`.
     """
     return FunctionMeasure(function, app, level, bounds, higher_is_better, takes, arrays, version)
 
@@ -94,9 +103,9 @@ class FunctionMeasure:
         if takes not in standard.views:
             raise UsageError(f"takes={takes!r}: no view of app {self.app!r}; {nearest(takes, standard.views)}")
         view = standard.views[takes]
-        score = _scored(_called(self.function, settings, arrays=self.arrays), _name(self.function))
+        called = _called(self.function, settings, arrays=self.arrays)
         return Measure(
-            functools.partial(_rows, score, view, settings["level"]),
+            FunctionMetric(called, _name(self.function), view, settings["level"]),
             view.stats,
             view.columns,
             bounds=self.bounds,
@@ -107,43 +116,87 @@ class FunctionMeasure:
         )
 
 
-@torch.no_grad()
-def _rows(
-    score: Callable[[Tensor, Tensor], float], view: View, level: Level, outputs: Tensor, targets: Tensor, /
-) -> Tensor:
-    """`(R,)` values of a batch: R = B at level "sample", else 1."""
-    size = 1 if level == "sample" else len(outputs)
-    parts = [slice(start, start + size) for start in range(0, len(outputs), size)]
-    values = [score(*view.show(outputs[part], targets[part])) for part in parts]
-    return torch.tensor(values, dtype=torch.float32, device=outputs.device)
+@dataclass(frozen=True, slots=True)
+class FunctionMetric:
+    """The metric of such a measure, which can also be asked what is wrong with it."""
 
+    function: Callable[[Tensor, Tensor], Any]
+    name: str
+    view: View
+    level: Level
 
-def _scored(function: Callable[[Tensor, Tensor], Any], name: str) -> Callable[[Tensor, Tensor], float]:
-    """The function with what it raises, and what it returns, made one float."""
+    @torch.no_grad()
+    def __call__(self, outputs: Tensor, targets: Tensor, /) -> Tensor:
+        """`(R,)` values of a batch: R = B at level "sample", else 1."""
+        values = [self._value(place, *shown) for place, shown in self._shown(outputs, targets)]
+        return torch.tensor(values, dtype=torch.float32, device=outputs.device)
 
-    def score(prediction: Tensor, target: Tensor) -> float:
-        if not target.numel():
-            return math.nan
+    def why_undefined(self, outputs: Tensor, targets: Tensor) -> str:
+        """What the function raised in the first row where it raised, and what to do; empty where it never did."""
+        for place, (prediction, target) in self._shown(outputs, targets):
+            try:
+                self._run(prediction, target)
+            except Exception as error:
+                return f"{self._told(error, place, prediction, target)}; {_to_do(error)}"
+        return ""
+
+    def written(self, outputs: Tensor, targets: Tensor) -> str:
+        """Which of its arguments the function changed in place, "prediction" or "target"; empty where none."""
+        for _, shown in self._shown(outputs, targets):
+            given = [part.clone() for part in shown]
+            with contextlib.suppress(Exception):  # which would have been told before
+                self._run(*given)
+            for name, now, before in zip(("prediction", "target"), given, shown, strict=True):
+                if not torch.equal(now, before):
+                    return name
+        return ""
+
+    def _shown(self, outputs: Tensor, targets: Tensor) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+        """Of each row its place, in words, and what the function is given."""
+        size = 1 if self.level == "sample" else max(len(outputs), 1)
+        for start in range(0, len(outputs), size):
+            part = slice(start, start + size)
+            place = f"sample {start} of a batch of {len(outputs)}" if self.level == "sample" else "a batch"
+            yield place, self.view.show(outputs[part], targets[part])
+
+    def _value(self, place: str, prediction: Tensor, target: Tensor) -> float:
+        """One float; NaN where the function has no value."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that a class is absent is no news here
-                value = function(prediction.cpu(), target.cpu())
+            value = self._run(prediction, target)
         except Exception as error:
-            # What scikit-learn says of a setting that it does not know is a ValueError and a TypeError: a mistake.
-            if isinstance(error, _UNDEFINED) and not isinstance(error, TypeError):
+            if _means_undefined(error):
                 return math.nan
-            raise UsageError(
-                f"{name} raised {type(error).__name__}: {' '.join(str(error).split())}, given a prediction of shape "
-                f"{tuple(prediction.shape)} and a target of {tuple(target.shape)}; mend it, or choose another view "
-                "by takes="
-            ) from error
+            told = self._told(error, place, prediction, target)
+            raise UsageError(f"{told}; {_to_do(error)} (a ValueError or NaN says that there is no value)") from error
         try:
             number = float(value)
         except (TypeError, ValueError, RuntimeError):
-            raise UsageError(f"{name} gave {_described(value)}; expected one number, as by an average") from None
+            raise UsageError(f"{self.name} gave {_described(value)}; expected one number, as by an average") from None
         return number if math.isfinite(number) else math.nan
 
-    return score
+    def _run(self, prediction: Tensor, target: Tensor) -> Any:
+        if not target.numel():
+            return math.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a class is absent is no news here
+            return self.function(prediction.cpu(), target.cpu())
+
+    def _told(self, error: Exception, place: str, prediction: Tensor, target: Tensor) -> str:
+        return (
+            f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}, at {place}, given a "
+            f"prediction of shape {tuple(prediction.shape)} and a target of {tuple(target.shape)}"
+        )
+
+
+def _means_undefined(error: Exception) -> bool:
+    # What scikit-learn says of a setting that it does not know is a ValueError and a TypeError: a mistake.
+    if isinstance(error, TypeError):
+        return False
+    return isinstance(error, _UNDEFINED) or (isinstance(error, RuntimeError | IndexError) and _OF_NOTHING in str(error))
+
+
+def _to_do(error: Exception) -> str:
+    return "mend it" + (", or choose another view by takes=" if _OF_VIEW.search(str(error)) else "")
 
 
 def _described(value: Any) -> str:

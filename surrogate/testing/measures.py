@@ -17,6 +17,8 @@ from typing import get_args
 import torch
 from torch import Generator, Tensor
 
+from surrogate.errors import SurrogateError
+from surrogate.from_function import FunctionMetric
 from surrogate.protocols import Level, Measure
 from surrogate.testing.demands import demand, same
 from surrogate.testing.sums import check_sums
@@ -68,6 +70,8 @@ def _failure(check: Callable[[], None]) -> str | None:
         check()
     except AssertionError as error:
         return str(error)
+    except SurrogateError as error:
+        return str(error)  # which says what to do
     except Exception as error:
         return f"metric or stats raised {type(error).__name__}: {' '.join(str(error).split())}; mend it"
     return None
@@ -99,7 +103,10 @@ def _check_declaration(measure: Measure, outputs: Tensor, targets: Tensor) -> No
 
 
 def _check_inputs_kept(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
-    """Outputs and targets are read, never written. Comes first: what is written twice may look the same."""
+    """Outputs and targets are read, never written, and so is what a plain function is given of them."""
+    if isinstance(measure.metric, FunctionMetric):
+        changed = measure.metric.written(outputs.clone(), targets.clone())
+        demand(not changed, f"{changed} was changed in place by {measure.metric.name}; work on a copy, as by .clone()")
     copies = outputs.clone(), targets.clone()
     with torch.no_grad():
         measure.metric(*copies)
@@ -109,16 +116,21 @@ def _check_inputs_kept(measure: Measure, outputs: Tensor, targets: Tensor) -> No
 
 
 def _check_rows(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
-    """`(R,)` metric and `(R, F)` statistics, of floats."""
+    """`(R,)` metric and `(R, F)` statistics, of floats. Given copies: whether they are written to is asked after it."""
     with torch.no_grad():
-        value, stats = measure.metric(outputs, targets), measure.stats(outputs, targets)
+        value = measure.metric(outputs.clone(), targets.clone())
+        stats = measure.stats(outputs.clone(), targets.clone())
+    for name, found in (("metric", value), ("stats", stats)):
+        demand(isinstance(found, Tensor), f"{name}: gave a {type(found).__name__}; return a tensor")
     shapes, columns = (tuple(value.shape), tuple(stats.shape)), len(measure.columns)
     demand(value.ndim == 1, f"metric: shape {shapes[0]}; return (R,), one value a row")
     demand(stats.ndim == 2, f"stats: shape {shapes[1]}; return (R, {columns}), a column for each of `columns`")
     demand(stats.shape[1] == columns, f"stats: {stats.shape[1]} columns; `columns` names {columns}")
     demand(len(value) == len(stats), f"stats: {len(stats)} rows, metric has {len(value)}; row r must explain row r")
     demand(value.is_floating_point(), f"metric: dtype {value.dtype}; return floats")
-    demand(not value.isnan().all(), "metric: NaN in every row; give an example with a row that is defined")
+    if value.isnan().all():
+        raised = measure.metric.why_undefined(outputs, targets) if isinstance(measure.metric, FunctionMetric) else ""
+        demand(False, f"metric: NaN in every row; {raised or 'give an example with a row that is defined'}")
 
 
 def _check_undefined_rows(measure: Measure, outputs: Tensor, targets: Tensor) -> None:
@@ -258,7 +270,7 @@ def _check_perfect(measure: Measure, outputs: Tensor, perfect: Tensor, targets: 
     )
 
 
-_FIRST = (_check_example, _check_declaration, _check_inputs_kept, _check_rows)
+_FIRST = (_check_example, _check_declaration, _check_rows, _check_inputs_kept)
 """What the others build on."""
 _REST = (
     _check_undefined_rows,

@@ -13,12 +13,14 @@ import torchmetrics
 from sklearn import metrics as sklearn_metrics
 from torch import Generator, Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.functional.segmentation import hausdorff_distance
 
 from surrogate import plugins
 from surrogate.errors import UsageError
 from surrogate.from_function import measure_from_function
 from surrogate.protocols import Measure
 from surrogate.testing import check_measure
+from surrogate.testing.measures import measure_outcomes
 
 CLASSES, VOID = 4, 255
 LOGITS = 3 * torch.randn(4, CLASSES, 6, 5, generator=Generator().manual_seed(0))
@@ -111,17 +113,86 @@ def test_views_of_the_outputs() -> None:
     assert type(seen[-1][0]).__module__ == "numpy"
 
 
-@pytest.mark.parametrize("error", [ValueError, ZeroDivisionError, IndexError, RuntimeError])
-def test_where_it_raises_or_is_not_finite_a_row_is_undefined(error: type[Exception]) -> None:
+def nothing(kind: str) -> float:
+    """What there is none of, asked for in a few ways."""
+    ways: dict[str, Callable[[], Any]] = {
+        "value": lambda: int("none"),
+        "zero": lambda: 1 / 0,
+        "numpy": lambda: torch.ones(0).numpy().max(),
+        "torch": lambda: torch.ones(0).max(),
+        "torch by dimension": lambda: torch.ones(0).max(0),
+        "torchmetrics": lambda: hausdorff_distance(*torch.tensor([[[[1]]], [[[0]]]]), num_classes=1),
+    }
+    return float(ways[kind]())
+
+
+@pytest.mark.parametrize("kind", ["value", "zero", "numpy", "torch", "torch by dimension", "torchmetrics"])
+def test_where_it_says_so_or_is_not_finite_a_row_is_undefined(kind: str) -> None:
     def sometimes(prediction: Tensor, target: Tensor) -> float:
         if (prediction == target).all():
-            raise error("only one class")
+            return nothing(kind)
         return math.inf if len(target) < 30 else 1.0
 
     measure = made(sometimes)
     assert measure.metric(LOGITS, LABELS).nan_to_num(-1.0).tolist() == [-1.0, -1.0, -1.0, 1.0]
     assert measure.stats(LOGITS, LABELS).isnan().all(1).tolist() == [False, False, True, False]
     check_measure(measure, LOGITS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("error", "to_do"),
+    [
+        (IndexError("Dimension out of range"), "mend it, or choose another view by takes="),
+        (RuntimeError("The size of tensor a (3) must match"), "mend it, or choose another view by takes="),
+        (KeyError("sky"), "mend it"),
+        (OverflowError("math range error"), "mend it"),
+    ],
+)
+def test_a_mistake_in_some_rows_is_told_with_its_place(error: Exception, to_do: str) -> None:
+    def at_fault(prediction: Tensor, target: Tensor) -> float:  # noqa: ARG001
+        if len(target) < 30:
+            raise error
+        return 1.0
+
+    with pytest.raises(UsageError) as caught:
+        made(at_fault).metric(LOGITS, LABELS)
+    assert str(caught.value) == (
+        f"at_fault raised {type(error).__name__}: {error}, at sample 1 of a batch of 4, given a prediction of shape "
+        f"(25,) and a target of (25,); {to_do} (a ValueError or NaN says that there is no value)"
+    )
+
+
+def test_where_every_row_is_undefined_by_an_exception_it_is_told() -> None:
+    measure = measure_from_function(sklearn_metrics.ndcg_score, app="tabular", takes="scores")()
+    classes = torch.tensor([0, 1, 1, 0])
+    with pytest.raises(
+        AssertionError, match=r"NaN in every row; ndcg_score raised ValueError: Only \(.* at a batch, .*"
+    ):
+        check_measure(measure, LOGITS[:, :2, 0, 0], classes)
+    outcomes = dict(measure_outcomes(measure, LOGITS[:, :2, 0, 0], classes, perfect=LOGITS[:, :2, 0, 0]))
+    assert outcomes["rows"] is not None
+    assert outcomes["rows"].endswith("a target of (4,); mend it, or choose another view by takes=")
+
+
+def emptied(prediction: Tensor, target: Tensor) -> float:
+    right = float((prediction == target).float().mean())
+    prediction[:] = 0
+    return right
+
+
+def emptied_by_numpy(y_true: Any, y_pred: Any) -> float:
+    right = float((y_true == y_pred).mean())
+    y_true[:] = 0
+    return right
+
+
+@pytest.mark.parametrize("function", [emptied, emptied_by_numpy])
+@pytest.mark.parametrize("takes", ["labels", "maps"])
+def test_a_function_that_writes_into_its_input_is_told(function: Callable[..., Any], takes: str) -> None:
+    outcomes = dict(measure_outcomes(made(function, takes=takes), LOGITS, LABELS.clone(), perfect=PERFECT))
+    name = "prediction" if function is emptied else "target"
+    expected = f"{name} was changed in place by {function.__name__}; work on a copy, as by .clone()"
+    assert outcomes["inputs kept"] == expected
 
 
 def misspelt(prediction: Tensor, target: Tensor) -> Any:
@@ -131,13 +202,14 @@ def misspelt(prediction: Tensor, target: Tensor) -> Any:
 @pytest.mark.parametrize(
     ("function", "keywords", "message"),
     [
-        (misspelt, {}, r"misspelt raised AttributeError: .* prediction of shape \(30,\) .*; mend it, or choose"),
+        (misspelt, {}, r"misspelt raised AttributeError: .* prediction of shape \(30,\) .*; mend it \(a ValueError"),
         (
             partial(sklearn_metrics.jaccard_score, average="makro"),
             {},
             r"jaccard_score raised InvalidParameterError: The 'average' parameter .*; mend it",
         ),
         (lambda p, t: p == t, {}, r"<lambda> gave a Tensor of shape \(30,\); expected one number, as by an average"),
+        (lambda _p, _t: (0.5, 0.1), {}, r"<lambda> gave a tuple; expected one number, as by an average"),
         (lambda _p, _t: None, {}, r"<lambda> gave a NoneType; expected one number"),
         (recall_of_worst, {"takes": "map"}, r"takes='map': no view of app 'segmentation'; did you mean 'maps'\?"),
         (recall_of_worst, {"level": "dataset"}, r"measure.level is 'dataset'; .* knows sample and batch"),
@@ -146,6 +218,21 @@ def misspelt(prediction: Tensor, target: Tensor) -> Any:
 def test_a_mistake_is_told(function: Callable[..., Any], keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         made(function, **keywords).metric(LOGITS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("function", "to_do"),
+    [
+        (misspelt, "(a ValueError or NaN says that there is no value)"),
+        (lambda _p, _t: (0.5, 0.1), "<lambda> gave a tuple; expected one number, as by an average"),
+    ],
+)
+def test_a_mistake_is_told_once_and_under_rows(function: Callable[..., Any], to_do: str) -> None:
+    outcomes = dict(measure_outcomes(made(function), LOGITS, LABELS, perfect=PERFECT))
+    [(title, failure)] = [(title, failure) for title, failure in outcomes.items() if failure]
+    assert title == "rows"
+    assert failure.endswith(to_do)
+    assert failure.count("mend it") <= 1
 
 
 def test_one_line_is_a_plugin(install: Callable[..., None]) -> None:

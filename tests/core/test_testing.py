@@ -17,6 +17,7 @@ from surrogate.errors import UsageError
 from surrogate.protocols import Additive, Measure
 from surrogate.recipe import MeasureRecipe, build
 from surrogate.testing import check_app, check_measure
+from surrogate.testing.measures import measure_outcomes
 from surrogate_segmentation.measures import iou
 from surrogate_toy.app import ToyApp, ToyScore, ToyTask
 from surrogate_toy.data import Points
@@ -88,12 +89,24 @@ def void_made_zero(logits: Tensor, labels: Tensor, /) -> Tensor:
         (lambda o, t: correct(o, t) * NAN, r"metric: NaN in every row"),
         (lambda o, t: 100.0 * correct(o, t), r"bounds: \(0.0, 1.0\), but the metric lies in \(0.0, 100.0\)"),
         (lambda o, t: (o.argmax(1) == t).float(), r"stats: row 3 is \[nan\] where the metric is 0.0; make all"),
+        (lambda o, t: tuple(correct(o, t)), r"metric: gave a tuple; return a tensor"),
+        (lambda o, t: None, r"metric: gave a NoneType; return a tensor"),  # noqa: ARG005
         (void_made_zero, r"targets were changed in place; work on a copy"),
     ],
 )
 def test_a_metric_that_breaks_its_contract(metric: Callable[..., Tensor], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_measure(replace(GOOD, metric=metric), LOGITS, LABELS.clone())
+
+
+def test_a_metric_that_raises_fails_under_rows() -> None:
+    def raises(logits: Tensor, labels: Tensor, /) -> Tensor:  # noqa: ARG001
+        raise IndexError("too many indices")
+
+    measure = replace(GOOD, metric=raises)
+    outcomes = dict(measure_outcomes(measure, LOGITS, LABELS, perfect=LOGITS))
+    assert outcomes["rows"] == "metric or stats raised IndexError: too many indices; mend it"
+    assert list(outcomes) == ["example", "declaration", "rows"]
 
 
 def defined(p: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
