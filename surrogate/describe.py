@@ -59,7 +59,7 @@ def doctor() -> dict[str, Any]:
         if versions((package,))[package] is None
     ]
     broken = [entry for entry in apps() + measures() if entry["error"]]
-    missing += [{"what": b["name"], "why": b["error"], "fix": f"reinstall or uninstall {b['package']}"} for b in broken]
+    missing += [{"what": entry["name"], **_why_and_fix(entry)} for entry in broken]
     cuda = torch.cuda.is_available()
     return {
         "versions": {
@@ -70,6 +70,12 @@ def doctor() -> dict[str, Any]:
         "missing": missing,
         "ok": not broken,
     }
+
+
+def _why_and_fix(entry: dict[str, Any]) -> dict[str, str]:
+    """The two halves of an error: what is wrong; what to do."""
+    why, _, fix = entry["error"].rpartition("; ")
+    return {"why": why, "fix": fix} if why else {"why": fix, "fix": f"reinstall or uninstall {entry['package']}"}
 
 
 def _probed(listed: list[plugins.Plugin]) -> Iterator[tuple[plugins.Plugin, dict[str, Any]]]:

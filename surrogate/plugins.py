@@ -9,10 +9,13 @@ iou = "surrogate_segmentation.measures:iou"             # a `MeasureFactory`
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, get_args
 
 from surrogate.additive import sums_of
@@ -126,8 +129,28 @@ def load(plugin: Plugin) -> Any:
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(
             f"{plugin.target} of package {plugin.package} does not load ({type(error).__name__}: {reason}); "
-            f"reinstall or uninstall {plugin.package}"
+            f"{_to_do(plugin, error)}"
         ) from error
+
+
+def _to_do(plugin: Plugin, error: Exception) -> str:
+    line = _own_line(plugin, error)
+    if not line:
+        return f"reinstall or uninstall {plugin.package}"
+    return f"mend {line}" + (f", or install {error.name}" if isinstance(error, ModuleNotFoundError) else "")
+
+
+def _own_line(plugin: Plugin, error: Exception) -> str:
+    """The last line of the plugin's own files that an error came through; empty where module or object is missing."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno or 0))
+    found = importlib.util.find_spec(plugin.target.partition(":")[0].partition(".")[0])
+    if found is None:
+        return ""
+    folders = [Path(folder) for folder in found.submodule_search_locations or ()]
+    own = [f"{f}, line {n}" for f, n in places if f == found.origin or any(d in Path(f).parents for d in folders)]
+    return own[-1] if own else ""
 
 
 def _named(group: str, name: str, *, kind: str) -> Any:

@@ -62,7 +62,8 @@ def _answer(plugin: plugins.Plugin) -> dict[str, Any]:
     except SurrogateError as error:
         return {"error": str(error)}
     except (Exception, SystemExit) as error:
-        return {"error": f"{plugin.target} raised {type(error).__name__}: {' '.join(str(error).split())}"}
+        told = f"{plugin.target} raised {type(error).__name__}: {' '.join(str(error).split())}"
+        return {"error": f"{told}; mend or uninstall {plugin.package}"}
 
 
 def _level(plugin: plugins.Plugin) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -82,23 +83,32 @@ def test_an_app_is_loaded_and_its_neighbour_is_not(install: Install) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "source", "reason"),
+    ("target", "source", "reason", "line"),
     [
-        ("broken:make", "raise RuntimeError('boom\\nand a second line')", "RuntimeError: boom"),
-        ("broken:make", "import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("broken:make", "other = 1", "AttributeError"),
-        ("broken:make", "def (", "SyntaxError"),
-        ("missing_module:make", "", "ModuleNotFoundError"),
-        ("broken:make", "raise ValueError", "ValueError: "),
+        ("broken:make", "raise RuntimeError('boom\\nand a second line')", "RuntimeError: boom", 1),
+        ("broken:make", "x = 1\nimport no_such_module", "ModuleNotFoundError: No module named 'no_such_module'", 2),
+        ("broken:make", "from json import no_such_name", "ImportError: cannot import name", 1),
+        ("broken:make", "import json\n\njson.loads('{')", "JSONDecodeError", 3),
+        ("broken:make", "other = 1", "AttributeError", None),
+        ("broken:make", "def f():\n    return g\n\n\nx = f()", "NameError", 2),
+        ("broken:make", "x = 1\ndef (", "SyntaxError", 2),
+        ("missing_module:make", "", "ModuleNotFoundError", None),
+        ("broken.part:make", "", "ModuleNotFoundError", None),
+        ("broken:make", "raise ValueError", "ValueError: ", 1),
     ],
 )
 def test_a_package_that_does_not_load_is_named_in_one_line(
-    target: str, source: str, reason: str, install: Install
+    target: str, source: str, reason: str, line: int | None, install: Install
 ) -> None:
     install("rotten", {GROUP: {"broken": target}}, {"broken": source})
     with pytest.raises(UsageError, match=rf"{target} of package rotten does not load \({reason}") as caught:
         plugins.load_measure("nowhere", "broken", facts={}, options={})
-    assert str(caught.value).endswith("reinstall or uninstall rotten")
+    to_do = (
+        rf"; mend \S+broken\.py, line {line}($|, or install no_such_module$)"
+        if line
+        else r"; reinstall or uninstall rotten$"
+    )
+    assert re.search(to_do, str(caught.value))
     assert "\n" not in str(caught.value)
 
 

@@ -37,7 +37,10 @@ def test_every_measure_is_listed_and_what_is_wrong_is_told(install: Install) -> 
     assert found["bad:bad"][1] is not None
     assert "of package bad does not load (RuntimeError: boom)" in found["bad:bad"][1]
     assert found["abrupt:abrupt"] == (None, "loading it ends Python (exit code 7); uninstall abrupt")
-    assert found["quits:quits"] == (None, "probed_quits:make raised SystemExit: 3")
+    assert found["quits:quits"] == (
+        None,
+        "probed_quits:make raised SystemExit: 3; mend or uninstall quits",
+    )
     assert not {name for name in sys.modules if name.startswith("probed_")}
 
 
@@ -47,3 +50,11 @@ def test_an_app_that_does_not_load_is_a_line(install: Install) -> None:
     assert "No module named 'no_such_module'" in found.pop("bad")
     assert set(found.values()) == {None}
     assert "probed_bad" not in sys.modules
+
+
+def test_doctor_tells_what_is_wrong_apart_from_what_to_do(install: Install) -> None:
+    install("bad", {GROUP: {"bad": "probed_bad:make"}}, {"probed_bad": "x = 1\nx = y"})
+    [found] = [entry for entry in describe.doctor()["missing"] if entry["what"] == "bad"]
+    assert found["why"].endswith("does not load (NameError: name 'y' is not defined)")
+    assert found["fix"].startswith("mend ")
+    assert found["fix"].endswith("probed_bad.py, line 2")
