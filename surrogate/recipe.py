@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -24,7 +25,9 @@ from surrogate.errors import UsageError, nearest
 class Section(BaseModel):
     """A table of a recipe. Unknown keys are errors; nothing changes after it was read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class MeasureRecipe(Section):
@@ -194,11 +197,14 @@ def build(kind: type[R], settings: Mapping[str, Any], *, where: str) -> R:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; raises `UsageError` where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); expected a recipe in TOML") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
+    if not isinstance(tables.get("app", ""), str):
+        raise UsageError(f'{path}: app is {tables["app"]!r}; expected the name of an app, such as "segmentation"')
+    return tables
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -234,9 +240,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise UsageError(f"--set {text}: expected key=value, such as model.width=16")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+        found = value.strip()
+    if isinstance(found, float) and not math.isfinite(found):
+        raise UsageError(f"--set {text}: expected a finite number")
+    return key.strip(), found
 
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:
@@ -261,19 +270,63 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _first_complaint(kind: type[Recipe], error: ValidationError) -> str:
-    first = error.errors()[0]
-    dotted = ".".join(str(part) for part in first["loc"])
+    errors = error.errors()
+    first = errors[0]
     if first["type"] == "extra_forbidden":
-        last, known = str(first["loc"][-1]), _fields_at(kind, first["loc"][:-1])
-        return f"unknown recipe key {dotted!r}; {nearest(last, known, prefix=dotted.removesuffix(last))}"
+        return _unknown_key(kind, first["loc"])
+    dotted = _key(kind, first["loc"])
     if first["type"] == "missing":
         return f"recipe key {dotted!r} is missing"
-    return f"recipe key {dotted!r} is {first['input']!r}: {first['msg']}"
+    told = [_said(other["msg"]) for other in errors if _key(kind, other["loc"]) == dotted]
+    rest = [", or " + text.removeprefix("Input should be ") for text in dict.fromkeys(told[1:]) if text != told[0]]
+    return f"recipe key {dotted!r} is {first['input']!r}: {told[0]}{''.join(rest)}"
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ").partition(", unable to parse")[0]
+
+
+def _key(kind: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """The dotted key of an error's place, without the branches of a union that pydantic counts in."""
+    known = path[:1]
+    for part in path[1:]:
+        if isinstance(part, int) or str(part) in _fields_at(kind, known):
+            known = (*known, part)
+        elif not _fields_at(kind, known):
+            break
+    return ".".join(map(str, known))
+
+
+def _unknown_key(kind: type[Recipe], path: tuple[int | str, ...]) -> str:
+    """With the keys of exactly that name in other tables, else with the nearest of its own."""
+    dotted, last = ".".join(map(str, path)), str(path[-1])
+    elsewhere = [key for key in _dotted_keys(kind) if key.rpartition(".")[2] == last]
+    if elsewhere:
+        return f"unknown recipe key {dotted!r}; did you mean {' or '.join(map(repr, elsewhere))}?"
+    known = _fields_at(kind, path[:-1])
+    return f"unknown recipe key {dotted!r}; {nearest(last, known, prefix=dotted.removesuffix(last))}"
+
+
+def _dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        table = _table_of(field.annotation)
+        if table is None:
+            yield prefix + name
+        else:
+            yield from _dotted_keys(table, f"{prefix}{name}.")
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys of the table at a path; none where a single setting is."""
     for part in path:
-        annotation = kind.model_fields[str(part)].annotation
-        kinds = [k for k in (annotation, *get_args(annotation)) if isinstance(k, type) and issubclass(k, BaseModel)]
-        kind = kinds[0]
+        field = kind.model_fields.get(str(part))
+        table = None if field is None else _table_of(field.annotation)
+        if table is None:
+            return []
+        kind = table
     return list(kind.model_fields)
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    kinds = (annotation, *get_args(annotation))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)

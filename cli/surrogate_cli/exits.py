@@ -29,7 +29,8 @@ def exit_code(cli: typer.Typer, args: Sequence[str]) -> int:
     except SurrogateError as error:
         return _complain(f"error: {error}", error.exit_code)
     except typer.TyperException as error:
-        return _complain(f"error: {error.format_message()} (--help lists what there is)", error.exit_code)
+        message = error.format_message().replace("Value error, ", "")  # which pydantic puts before its own
+        return _complain(f"error: {message} (--help lists what there is)", error.exit_code)
     except KeyboardInterrupt:
         return _complain("interrupted; what was finished is saved; the same command continues it", INTERRUPTED)
     except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,12 @@ run_option = functools.partial(Option, rich_help_panel="Run")
 setting = functools.partial(Option, rich_help_panel="Settings (short for recipe keys)")
 output_option = functools.partial(Option, rich_help_panel="Output")
 
-Json = Annotated[bool, output_option("--json", metavar="", help="Print the result as one JSON object.")]
+Json = Annotated[
+    bool,
+    output_option(
+        "--json", metavar="", help="Print the result as one JSON object; errors go to stderr, with an exit code."
+    ),
+]
 Epochs = Annotated[int | None, setting(metavar="N", help="Epochs of this stage.")]
 BatchSize = Annotated[int | None, setting(metavar="N", help="Batch size of this stage.")]
 Lr = Annotated[float | None, setting(metavar="RATE", help="Learning rate of this stage.")]
@@ -125,7 +131,14 @@ class EvaluateOptions(StageOptions):
     split: Annotated[
         Literal["train", "val", "test"], run_option(metavar="train|val|test", help="Samples to score.")
     ] = "test"
-    loss: Annotated[str | None, run_option(metavar="NAME", help="Model finetuned with it; none: the baseline.")] = None
+    loss: Annotated[
+        str | None,
+        run_option(
+            metavar="NAME",
+            help="Score the model finetuned with it; the word none: the baseline. Without --loss: the loss of the "
+            "run's recipe (surrogate unless set), or the baseline where no model was finetuned with that.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +166,8 @@ class CompareOptions(TrainOptions):
             lrs = [float(lr) for lr in (self.lrs or "").split(",") if lr.strip()]
         except ValueError:
             raise UsageError(f"--lrs {self.lrs}: expected numbers, such as 2e-4,5e-4") from None
-        if any(lr <= 0 for lr in lrs):
-            raise UsageError(f"--lrs {self.lrs}: expected positive numbers")
+        if not all(0 < lr < math.inf for lr in lrs):
+            raise UsageError(f"--lrs {self.lrs}: expected positive, finite numbers")
         return Comparison([name.strip() for name in self.losses.split(",") if name.strip()], self.seeds, lrs)
 
 

@@ -175,7 +175,10 @@ def test_a_bug_is_one_line_and_its_traceback_can_be_had(
         (["fit", "--epoch", "3"], "--epochs"),
         (["fit", "extra"], "extra"),
         (["fit", "--seed", "x"], "'--seed'"),
-        (["fit", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),
+        (["fit", "--device", "tpu"], "for '--device': 'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+        (["fit", "--set", "fit.lr=inf"], "--set fit.lr=inf: expected a finite number"),
+        (["compare", "--lrs", "1e-3,inf"], "--lrs 1e-3,inf: expected positive, finite numbers"),
+        (["compare", "--lrs", "nan"], "--lrs nan: expected positive, finite numbers"),
         (["fit", "--run"], "'--run' requires an argument"),
         (["fit", "--set", "fit.depth"], "expected key=value"),
         (["evaluate", "--split", "all"], "'train', 'val', 'test'"),
@@ -221,6 +224,14 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     with pytest.raises(SystemExit) as end:
         app()
     assert end.value.code == 2
+
+
+def test_help_says_what_happens_without_an_option_and_where_errors_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "--help") == 0
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "the word none: the baseline" in told
+    assert "Without --loss: the loss of the run's recipe" in told
+    assert "errors go to stderr, with an exit code" in told
 
 
 @pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["--version"], ["fitt"]])

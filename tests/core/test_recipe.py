@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,22 @@ def complaint(kind: type[Recipe] = TinyRecipe, **settings: Any) -> str:
         ({"fit": {"holdout": 0.0}}, "a.toml: recipe key 'fit.holdout' is 0.0: Input should be greater than 0"),
         ({"fit": {"holdout": 0.7}}, "a.toml: recipe key 'fit.holdout' is 0.7: "),
         ({"finetune": {"ce_mix": 1.5}}, "a.toml: recipe key 'finetune.ce_mix' is 1.5: "),
+        (
+            {"finetune": {"refresh": "sometimes"}},
+            "a.toml: recipe key 'finetune.refresh' is 'sometimes': Input should be 'auto' or 'never', or a valid int",
+        ),
+        (
+            {"finetune": {"refresh": 0}},
+            "a.toml: recipe key 'finetune.refresh' is 0: Input should be 'auto' or 'never', or greater than 0",
+        ),
+        ({"fit": {"lr": math.inf}}, "a.toml: recipe key 'fit.lr' is inf: Input should be a finite number"),
+        ({"finetune": {"ce_mix": math.nan}}, "a.toml: recipe key 'finetune.ce_mix' is nan: Input should be"),
+        ({"depth": 3}, "a.toml: unknown recipe key 'depth'; did you mean 'fit.depth'?"),
+        (
+            {"epochs": 3},
+            "a.toml: unknown recipe key 'epochs'; did you mean 'train.epochs' or 'fit.epochs' or 'finetune.epochs'?",
+        ),
+        ({"train": {"patience": 3}}, "a.toml: unknown recipe key 'train.patience'; did you mean 'fit.patience'?"),
         ({"model": {"sizes": [1, "b"]}}, "a.toml: recipe key 'model.sizes.1' is 'b': "),
     ],
 )
@@ -109,6 +126,19 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UsageError, match=r"a\.toml: not TOML"):
             read_toml(path)
+
+
+def test_a_file_whose_app_is_no_name_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("app = 5\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"a\.toml: app is 5; expected the name of an app, such as"):
+        read_toml(path)
+
+
+@pytest.mark.parametrize("text", ["fit.lr=inf", "measure.beta=-inf", "a=nan"])
+def test_an_override_is_finite(text: str) -> None:
+    with pytest.raises(UsageError, match=f"--set {text}: expected a finite number"):
+        parse_override(text)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +206,7 @@ def test_no_size_is_left_out_and_comes_back_as_none() -> None:
 @pytest.mark.parametrize("written", ["120", "120x", "12.5x3", "-1x2", "120X160", "axb"])
 def test_a_size_that_is_none_is_named(written: str) -> None:
     found = complaint(SegmentationRecipe, data={"size": written})
-    assert found.startswith(f"a.toml: recipe key 'data.size' is {written!r}: ")
-    assert "expected HxW in pixels, such as 120x160" in found
+    assert found == f"a.toml: recipe key 'data.size' is {written!r}: expected HxW in pixels, such as 120x160"
 
 
 def test_a_size_of_nothing_is_named() -> None:
