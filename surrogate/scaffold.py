@@ -56,12 +56,15 @@ _README = """\
 The measure `{name}` for the app `{app}` of `surrogate`. Write your metric into `{module}.py`, then, in this folder:
 
 ```sh
-pip install -e .    # once; the measure is found by its entry point
+pip install -e .    # once, where surrogate is installed; the measure is found by its entry point
 surrogate plugins check {name} --app {app}    # says what to mend
 python -m pytest    # the same, as a test
 surrogate fit --app {app} --measure {name}
 surrogate finetune    # trains the model through it
 ```
+
+Where surrogate is not installed yet, install it first, from its repository and with its versions:
+`pip install -c constraints.txt -e .` there.
 """
 
 
@@ -104,11 +107,18 @@ def new_package(name: str, *, app: str, folder: Path | None = None) -> list[Path
 
 def _check_name(name: str, app: str) -> None:
     variable = name.replace("-", "_")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", variable) or keyword.iskeyword(variable):
-        raise UsageError(
-            f"{name!r}: not a name for a measure; expected lower-case letters, digits, - and _, such as my-f2"
-        )
+    if reason := _no_variable(variable):
+        raise UsageError(f"{name!r}: not a name for a measure; {reason}")
     if variable in ("metric", "measure_from_function"):
         raise UsageError(f"{name!r}: the module has something of that name already; choose another, such as my_{name}")
     if taken := [p.package for p in plugins.listed(plugins.MEASURES + app) if p.name == name]:
         raise UsageError(f"app {app!r} has a measure {name!r} already, of package {taken[0]}; choose another name")
+
+
+def _no_variable(name: str) -> str:
+    """Why a name of lower-case letters cannot be that of a variable, and what could; empty where it can."""
+    if not re.fullmatch(r"[a-z0-9_]+", name):
+        return "expected lower-case letters, digits, - and _, such as my-f2"
+    if not name[0].isalpha():
+        return f"it must begin with a letter, such as my-{name.strip('_') or 'f2'}"
+    return f"it is a word of Python; choose another, such as my-{name}" if keyword.iskeyword(name) else ""

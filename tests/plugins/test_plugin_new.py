@@ -47,6 +47,10 @@ def test_a_new_package_installs_passes_its_test_and_its_check(
     module = package / f"surrogate_{app}_own_{app}.py"
     assert made["files"] == ["pyproject.toml", module.name, f"tests/test_own_{app}.py", "README.md"]
     assert len(module.read_text().splitlines()) < 30
+    readme = (package / "README.md").read_text()
+    assert made["install"] == f"pip install -e {made['folder']}"
+    assert "pip install -e .    # once" in readme
+    assert "`pip install -c constraints.txt -e .` there" in readme
     installed(package, site)
     python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", site=site)
     checked = surrogate_cli("plugins", "check", f"own-{app}", "--json")
@@ -114,7 +118,9 @@ def test_a_broken_measure_is_told_line_by_line(site: Path, surrogate_cli: Run) -
     ("name", "app", "message"),
     [
         ("My-F2", "toy", "not a name for a measure; expected lower-case letters"),
-        ("lambda", "toy", "not a name for a measure"),
+        ("lambda", "toy", "not a name for a measure; it is a word of Python; choose another, such as my-lambda"),
+        ("3d", "toy", "not a name for a measure; it must begin with a letter, such as my-3d"),
+        ("_f", "toy", "not a name for a measure; it must begin with a letter, such as my-f"),
         ("metric", "toy", "the module has something of that name already"),
         ("step", "toy", "app 'toy' has a measure 'step' already, of package surrogate-loss"),
         ("own", "toi", "no app is called 'toi'; did you mean 'toy'?"),
