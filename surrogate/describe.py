@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from surrogate import approximator, plugins, probe
 from surrogate.errors import DataError, UsageError, nearest
+from surrogate.protocols import Level
 from surrogate.provenance import PACKAGES, versions
 from surrogate.recipe import read_toml
 from surrogate.rundir import RunDir, read_json
@@ -89,15 +90,31 @@ def _entry(plugin: plugins.Plugin, found: dict[str, Any], *, keys: tuple[str, ..
 
 
 def _run(run: RunDir) -> dict[str, Any]:
+    results = run.results()
+    on_val = [row for loss, result in sorted(results.items()) for row in _on_val(loss, result)]
     return {
         "kind": "run",
         "run": str(run.root),
-        "recipe": read_toml(run.recipe),
         "trained": (run.model / "train.json").exists(),
         "collected": StatsStore.is_complete(run.stats),
         "fitted": run.fit_report.exists(),
-        "finetuned": sorted(run.results()),
+        "finetuned": sorted(results),
+        "fidelity": _fidelity(read_json(run.fit_report)) if run.fit_report.exists() else {},
+        **({"on_val": on_val} if on_val else {}),
+        "recipe": read_toml(run.recipe),
     }
+
+
+def _fidelity(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report.get("fidelity", {}).get(name) for name in ("spearman", "wrong_sign")}
+
+
+def _on_val(loss: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The run's own measure before and after a finetuning; it is the one with its level in its name."""
+    before, after = (result.get(when, {}).get("val", {}) for when in ("before", "after"))
+    for name in after:
+        if name.rpartition("@")[2] in get_args(Level):
+            yield {"loss": loss, "metric": name, "before": before.get(name), "after": after[name]}
 
 
 def _finetuning(folder: RunDir) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Draws a running stage on stderr: bars on a terminal, one plain line per message in a log, or nothing."""
+"""Draws a running stage on stderr: bars on a terminal, plain lines in a log, or nothing."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, redirect_stdout
 from typing import TypeVar
@@ -13,6 +14,9 @@ from surrogate.progress import Progress, Stage
 
 T = TypeVar("T")
 Draw = Callable[[Progress], None]
+
+_SILENCE = 30.0
+"""Seconds after which a log gets a line on how far the stage is."""
 
 
 def follow(stage: Stage[T], *, quiet: bool) -> T:
@@ -36,12 +40,21 @@ def _display(*, quiet: bool) -> AbstractContextManager[Draw]:
     # A forced colour (FORCE_COLOR) makes rich take a log for a terminal, so the stream itself is asked too.
     if sys.stderr.isatty() and console.is_interactive:
         return _bars(console)
-    return nullcontext(_print_message)
+    return nullcontext(_lines(time.monotonic))
 
 
-def _print_message(event: Progress) -> None:
-    if event.message:
-        print(event.message, file=sys.stderr, flush=True)
+def _lines(clock: Callable[[], float]) -> Draw:
+    """A line for each message, and after a long silence one for the step that comes then."""
+    printed = clock()
+
+    def draw(event: Progress) -> None:
+        nonlocal printed
+        if event.message or clock() - printed >= _SILENCE:
+            line = event.message or f"{event.stage}: {event.step} of {event.total}"
+            print(line, file=sys.stderr, flush=True)
+            printed = clock()
+
+    return draw
 
 
 @contextmanager

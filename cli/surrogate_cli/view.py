@@ -18,6 +18,9 @@ from rich.text import Text
 
 _PATHS = ("run", "store", "surrogate", "model", "checkpoint", "tables", "figures")
 _NEXT = {"train": "fit", "collect": "fit", "fit": "finetune", "finetune": "evaluate"}
+_MEASURE = ("@sample", "@batch", "@dataset")
+"""How the name of a run's own measure ends among the numbers of a score: with its level."""
+_MARK = " (the measure)"
 _LONG = 12
 """Names in a line; a plain function may be explained by eighty statistics."""
 _UNBOUNDED = 1000  # columns: in a file or a pipe, each row of a table stays one line
@@ -66,7 +69,7 @@ def _comparison(result: Mapping[str, Any]) -> Iterator[list[RenderableType]]:
     """A line for each loss; the parts and the single runs are in the files."""
     from surrogate import table  # shows numbers by code of the core, which the other commands need not load
 
-    yield [_heading("losses", result), _records(table.summary(result))]
+    yield [_heading("losses", result), _records(table.summary(result)), *_spec(result)]
     if failed := table.failures(result):
         yield [Text("failed", style="bold"), *map(Text, failed)]
 
@@ -82,6 +85,7 @@ def _numbers(result: Mapping[str, Any], paths: Mapping[str, Any]) -> Iterator[li
         yield [
             _heading("before and after", result),
             _side_by_side({"before": before, "after": after}, change=True),
+            *_spec(result),
         ]
     if losses is not None and len(losses) > 1:
         yield [
@@ -91,7 +95,8 @@ def _numbers(result: Mapping[str, Any], paths: Mapping[str, Any]) -> Iterator[li
     if isinstance(tables.get("fidelity"), Mapping):
         yield from _fidelity(result, tables.pop("fidelity"))
     for name, value in tables.items():
-        yield [_heading(name, result), _values(value) if isinstance(value, Mapping) else _records(value)]
+        drawn = _values(value) if isinstance(value, Mapping) else _records(value)
+        yield [_heading(name, result), drawn, *_spec(result)]
 
 
 def _fidelity(result: Mapping[str, Any], learned: Mapping[str, Any]) -> Iterator[list[RenderableType]]:
@@ -117,11 +122,14 @@ def _is_table(value: Any) -> bool:
 
 
 def _heading(name: str, result: Mapping[str, Any]) -> Text:
-    """The name of a table, and how its numbers are to be read."""
-    spec = result.get("spec", "")
-    if not spec and isinstance(result.get("measure"), str):
-        spec = f"{result['measure']}, level {result['level']}"
-    return Text.assemble((name.replace("_", " "), "bold"), f"  {spec}")
+    """The name of a table, and what its rows speak of."""
+    rows = f"{result['measure']}, level {result['level']}" if {"measure", "level"} <= result.keys() else ""
+    return Text.assemble((name.replace("_", " "), "bold"), f"  {rows}")
+
+
+def _spec(result: Mapping[str, Any]) -> list[Text]:
+    """Below a table: how its numbers are to be read."""
+    return [Text(str(result["spec"]), style="dim")] if result.get("spec") else []
 
 
 def _next_command(command: str, result: Mapping[str, Any]) -> str:
@@ -159,8 +167,11 @@ def _values(values: Mapping[str, Any]) -> Table:
 def _side_by_side(sides: Mapping[str, Mapping[str, Any]], *, change: bool = False) -> Table:
     """A column of numbers for each side, and with `change` the last side less the first."""
     table = _table("", *sides, *(["change"] if change else []), justify="right")
-    for name, cells in _rows(*sides.values()):
-        table.add_row(name, *map(_cell, cells), *([_change(cells[0], cells[-1])] if change and cells else []))
+    rows = list(_rows(*sides.values()))
+    # Beside words, which may be long, numbers keep to the left too.
+    cell = _word if any(isinstance(value, str | list) for _, cells in rows for value in cells) else _cell
+    for name, cells in rows:
+        table.add_row(name, *map(cell, cells), *([_change(cells[0], cells[-1])] if change and cells else []))
     return table
 
 
@@ -182,16 +193,18 @@ def _table(first: str, *others: str, justify: JustifyMethod = "left") -> Table:
 
 
 def _rows(*sides: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str | Text, list[Any]]]:
-    """Each name with its value on every side; then nested mappings, indented under a row without values."""
+    """Each name with its value on every side, the run's own measure first; then nested mappings, indented under a row
+    without values."""
     names = dict.fromkeys(name for side in sides for name in side)
     nested = {name for name in names if any(isinstance(side.get(name), Mapping) for side in sides)}
-    for name in sorted(names, key=nested.__contains__):  # what stands below one would pass for a part of it
+    # What stands below a nested one would pass for a part of it.
+    for name in sorted(names, key=lambda name: (name in nested, not name.endswith(_MEASURE))):
         values = [side.get(name) for side in sides]
         if name in nested:
             yield Text("  " * depth + name, style="dim"), []
             yield from _rows(*(value if isinstance(value, Mapping) else {} for value in values), depth=depth + 1)
         else:
-            yield Text("  " * depth + name), values
+            yield Text("  " * depth + name + (_MARK if name.endswith(_MEASURE) else "")), values
 
 
 def _change(before: Any, after: Any) -> str:
@@ -203,6 +216,10 @@ def _cell(value: Any) -> Text:
     """Numbers to the right, words to the left, what is undefined as the rest of its column."""
     justify: JustifyMethod | None = "right" if isinstance(value, int | float) else "left"
     return Text(_text(value), justify=None if value is None else justify)
+
+
+def _word(value: Any) -> Text:
+    return Text(_text(value), justify="left")
 
 
 def _text(value: Any) -> str:

@@ -57,8 +57,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         "run": "runs/my run",
         "loss": "surrogate",
         "checkpoint": "runs/my run/finetune-surrogate/model.safetensors",
-        "before": {"value": 0.5, "iou": {"sky": None, "road": 0.25}},
-        "after": {"value": 0.625, "iou": {"sky": 0.5, "road": 0.125}},
+        "before": {"value": 0.5, "value@batch": 0.25, "iou": {"sky": None, "road": 0.25}},
+        "after": {"value": 0.625, "value@batch": 0.5, "iou": {"sky": 0.5, "road": 0.125}},
         "spec": SPEC,
         "figures": [],
         "losses": {

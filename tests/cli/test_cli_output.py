@@ -8,10 +8,13 @@ import sys
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from surrogate.progress import Progress
 from surrogate_cli.exits import exit_code
 from surrogate_cli.main import cli
-from surrogate_cli.view import _next_command, _text
+from surrogate_cli.progress import _lines
+from surrogate_cli.view import _next_command, _text, _values
 
 pytestmark = pytest.mark.usefixtures("played")
 
@@ -87,7 +90,10 @@ def test_a_terminal_gets_bars_and_each_message_once(
 def test_finetune_shows_every_number_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("finetune") == 0
     shown = lines(capsys)
-    assert f"before and after {SPEC}" in shown
+    start = shown.index("before and after")
+    assert shown[start + 3] == "value@batch (the measure) 0.2500 0.5000 +0.2500", "the run's own measure is first"
+    assert shown.index(SPEC) > start + 3, "how to read it stands below"
+    assert shown.count(SPEC) == 1
     for row in (
         "value 0.5000 0.6250 +0.1250",
         "sky - 0.5000",
@@ -127,6 +133,23 @@ def test_of_many_names_the_first_are_shown_and_their_number() -> None:
     assert _text([f"s{k}" for k in range(80)]).endswith("s10, s11, ... (80 in all, see --json)")
 
 
+def test_numbers_beside_words_keep_to_the_left() -> None:
+    console = Console(width=200, color_system=None)
+    for value, number in (("a long word " * 5, "7"), (1234.5, "        7")):
+        with console.capture() as drawn:
+            console.print(_values({"text": value, "width": 7}))
+        assert drawn.get().splitlines()[1].rstrip() == f"width   {number}"
+
+
+def test_a_log_gets_a_line_after_a_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    draw = _lines(lambda: now)
+    for step in range(1, 101):
+        now = float(step)
+        draw(Progress("collect", step, 100, message="half" if step == 50 else ""))
+    assert capsys.readouterr().err.splitlines() == ["collect: 30 of 100", "half", "collect: 80 of 100"]
+
+
 def test_after_a_good_fit_the_next_command_trains_through_it() -> None:
     good = {"spearman": 0.99, "r2": 0.99, "wrong_sign": 0.0}
     assert _next_command("fit", {"run": "runs/a", "fidelity": good}) == "surrogate finetune --run runs/a"
@@ -135,13 +158,13 @@ def test_after_a_good_fit_the_next_command_trains_through_it() -> None:
 @pytest.mark.parametrize(
     ("stage", "rows", "last"),
     [
-        ("train", [f"metrics {SPEC}", "sky -", "[pole] 0.2500"], "next: surrogate fit --run runs/a"),
+        ("train", ["metrics", SPEC, "sky -", "[pole] 0.2500"], "next: surrogate fit --run runs/a"),
         (
             "collect",
             ["undefined 3", "regimes iou, level sample", "noisy 47"],
             "next: surrogate fit --run runs/a",
         ),
-        ("evaluate", [f"metrics {SPEC}", "miou 0.5000", "split test"], "model runs/a/model"),
+        ("evaluate", ["metrics", SPEC, "miou 0.5000", "split test"], "model runs/a/model"),
     ],
 )
 def test_other_stages(capsys: pytest.CaptureFixture[str], stage: str, rows: list[str], last: str) -> None:
