@@ -13,7 +13,7 @@ from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffle
 from surrogate.draws import normal
 from surrogate.engine import Engine
 from surrogate.errors import DataError
-from surrogate.moves import KINDS, SMALL, STEPS, direction, move
+from surrogate.moves import KINDS, SMALL, STEPS, Speed, direction, move
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure
 from surrogate.recipe import CollectRecipe
@@ -84,6 +84,7 @@ def collect(
     if measure.level == "dataset":  # what has added up by then has to be added up again
         first = max((n for n, item in enumerate(items[: first + 1]) if item.first), default=0)
     running = Running(measure, len(settings.regimes))
+    speed = Speed()
     model = engine.prepare(model).eval()
     batches = engine.moved(_loaded(dataset, items, first, settings=settings, seed=seed))
     for number, (inputs, targets) in enumerate(batches, first):
@@ -94,7 +95,9 @@ def collect(
         if item.first:
             running.reset()
         if number >= moves.cursor:
-            for kind, stats, change_ in _moves(running.measure(), outputs, targets, ideal, settings, seed, number):
+            for kind, stats, change_ in _moves(
+                running.measure(), outputs, targets, ideal, settings, seed, number, speed
+            ):
                 moves.append(stats, change_, sample_ids(item, len(change_)), regime=kind)
             moves.mark(number + 1)
         for regime, name in enumerate(settings.regimes):
@@ -179,6 +182,7 @@ def _moves(
     settings: CollectRecipe,
     seed: int,
     number: int,
+    speed: Speed,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     generator = generator_of(seed, number, 1)
     for turn in range(settings.moves):
@@ -190,7 +194,7 @@ def _moves(
         if settings.noise:
             drawn = normal(outputs.shape, outputs, generator_of(seed, number, 3, turn)).to(outputs)
             noise = drawn.mul_(settings.noise * start.std(correction=0))
-        found = move(measure, start, targets, way, step=step, noise=noise)
+        found = move(measure, start, targets, way, step=step, noise=noise, speed=speed)
         yield kind, torch.cat([found.stats, step * found.velocity, found.smoothed.unsqueeze(1)], 1), found.change
 
 

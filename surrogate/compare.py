@@ -45,15 +45,12 @@ class Loss:
     name: str
     finetuned_by: str
     changes: tuple[tuple[str, Any], ...]
+    fitted_for: str = LEARNED
+    """Whose surrogate it takes: a mean has that of the first loss in it, where that is a learned one."""
 
     @property
     def learned(self) -> bool:
         return LEARNED in self.finetuned_by.split("+")
-
-    @property
-    def fitted_for(self) -> str:
-        """The loss whose surrogate this one takes: `A+B` has that of `A`."""
-        return self.name.partition("+")[0]
 
 
 def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
@@ -127,18 +124,18 @@ def _loss(app: App, app_name: str, name: str) -> Loss:
         loss = _loss(app, app_name, first)
         finetuned_by = "+".join((loss.finetuned_by, *beside))
         pipeline.check_loss(finetuned_by, app)
-        return Loss(name, finetuned_by, loss.changes if loss.learned else ())
+        return Loss(name, finetuned_by, *((loss.changes, loss.fitted_for) if loss.learned else ((),)))
     if name in app.baselines:
         mix = () if name != app.baselines[0] else (("finetune.ce_mix", 1.0),)
         return Loss(name, name, mix)
     if name in app.variants:
-        return Loss(name, LEARNED, tuple(app.variants[name].items()))
+        return Loss(name, LEARNED, tuple(app.variants[name].items()), name)
     if name == LEARNED:
         return Loss(name, LEARNED, ())
     measures = {plugin.name for plugin in plugins.listed(plugins.MEASURES + app_name)}
     kind, _, measure = name.partition(":")
     if kind == LEARNED and measure in measures:
-        return Loss(name, LEARNED, (("measure", {"name": measure}),))
+        return Loss(name, LEARNED, (("measure", {"name": measure}),), name)
     known = [*app.baselines, *app.variants, LEARNED, *(f"{LEARNED}:{m}" for m in measures)]
     raise UsageError(f"--losses {name}: no such loss; {nearest(name, known)}")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,12 +32,17 @@ from surrogate.errors import MissingExtraError
 if TYPE_CHECKING:
     from surrogate.approximator import Surrogate
 
-_packed: WeakKeyDictionary[Surrogate, tuple[tuple[Any, ...], Any]] = WeakKeyDictionary()
-"""The weights of each surrogate as its kernel reads them, and the state of its parameters that they are of."""
+_packed: WeakKeyDictionary[Surrogate, tuple[tuple[Any, ...], Any, list[Tensor]]] = WeakKeyDictionary()
+"""The weights of each surrogate as its kernel reads them, the state of its parameters that they are of, and those: what
+is kept cannot give its address away."""
 
 
 def predicted(surrogate: Surrogate, stats: Tensor) -> Tensor | None:
-    """As `surrogate` of `(R, F)` statistics of its inputs; None where that is for its layers to say."""
+    """As `surrogate` of `(R, F)` statistics of its inputs; None where that is for its layers to say.
+
+    Hooks of the layers are not called, and what is written into a parameter behind autograd's back, by `.data` or
+    numpy, is not seen.
+    """
     if _is_transformed():
         return None
     parameters = list(surrogate.parameters())
@@ -49,7 +55,7 @@ def predicted(surrogate: Surrogate, stats: Tensor) -> Tensor | None:
     kernel = _kernel(stats.device)
     if kernel is None or max(surrogate.width, len(surrogate.inputs)) > kernel.UNITS:
         return None
-    weights = _weights(surrogate, kernel, (stats.device, *((of.data_ptr(), of._version) for of in parameters)))
+    weights = _weights(surrogate, kernel, stats.device, parameters)
     result: Tensor = _Predicted.apply(stats, surrogate, kernel, weights)  # type: ignore[no-untyped-call]
     return result
 
@@ -75,19 +81,23 @@ class _Predicted(torch.autograd.Function):
         return gradient.unsqueeze(1) * slope, None, None, None
 
 
-def _weights(surrogate: Surrogate, kernel: ModuleType, state: tuple[Any, ...]) -> Any:
+def _weights(surrogate: Surrogate, kernel: ModuleType, device: torch.device, parameters: Sequence[Tensor]) -> Any:
     """Packed at the first call and after a change."""
+    state = (kernel, device, *((of.data_ptr(), of._version) for of in parameters))
     found = _packed.get(surrogate)
-    if found is None or found[0] != (kernel, *state):
+    if found is None or found[0] != state:
         with torch.no_grad():
-            found = _packed[surrogate] = (kernel, *state), kernel.pack(surrogate.layers)
+            found = _packed[surrogate] = state, kernel.pack(surrogate.layers), [of.detach() for of in parameters]
     return found[1]
 
 
 def _is_transformed() -> bool:
-    """Under torch.compile, torch.func or forward mode, which know the layers alone."""
+    """Under torch.compile, torch.func, forward mode, or what watches operators, which know the layers alone."""
     return (
-        torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
     )
 
 

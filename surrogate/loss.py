@@ -36,7 +36,7 @@ class SurrogateLoss(nn.Module):
     def reset(self) -> None:
         """Forgets the batches so far."""
         self._sums: Tensor | None = None
-        self._weight = 0.0
+        self._weight = torch.zeros((), dtype=torch.float64)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -107,27 +107,28 @@ class SurrogateLoss(nn.Module):
 
     def _running(self, sums: Tensor) -> Tensor:
         """`(k, A)` sums of the batches so far, this one included, with its gradient."""
-        total, weight = sums.detach(), 1.0
-        if self._sums is not None:
-            total, weight = total + _DECAY * self._sums.to(total), weight + _DECAY * self._weight
+        now = sums.detach()
+        before = torch.zeros_like(now) if self._sums is None else self._sums.to(now)
+        weight_before = self._weight.to(now.device)
+        total, weight = now + _DECAY * before, 1.0 + _DECAY * weight_before
         if self.training and torch.is_grad_enabled():
-            # A batch with a NaN leaves the average as it was, or all batches after it would be NaN.
-            before = 0.0 if self._sums is None else self._sums.to(total) * (weight / self._weight)
-            self._sums, self._weight = torch.where(total.isfinite().all(), total, before), weight
-        return total / weight + (sums - sums.detach())
+            sound = now.isfinite().all()  # a batch with a NaN is left out, or all batches after it would be NaN
+            self._sums = torch.where(sound, total, before)
+            self._weight = torch.where(sound, weight, weight_before)
+        return total / weight + (sums - now)
 
     def get_extra_state(self) -> Tensor:
         """What is remembered, for a checkpoint: `(k + 1, A)` float64, the weight in the last row; nothing is `(0,)`."""
         if self._sums is None:
             return torch.zeros(0)
-        sums = self._sums.double()  # the weight is a Python float: in float32 a resumed run would end in other bytes
-        return torch.cat([sums, torch.full_like(sums[:1], self._weight)])
+        sums = self._sums.double()  # as the weight is: in float32 a resumed run would end in other bytes
+        return torch.cat([sums, self._weight.to(sums).expand_as(sums[:1])])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Puts back what `get_extra_state` gave."""
         self.reset()
         if len(state):
-            self._sums, self._weight = state[:-1], float(state[-1, 0])
+            self._sums, self._weight = state[:-1], state[-1, 0].double()
 
 
 def _measure_of(card: approximator.Card) -> Measure:

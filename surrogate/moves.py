@@ -41,6 +41,10 @@ SMALL = tuple(number for number, step in enumerate(STEPS.values()) if step < LON
 """Places in KINDS, as is AWAY."""
 
 
+_SAME = 1e-3
+"""Of the greatest speed: derivatives that differ by no more are the same but for rounding."""
+
+
 class Move(NamedTuple):
     """What a move did to each of R rows."""
 
@@ -72,11 +76,56 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
     return way.mul_(amount * (-length if kind == KINDS[AWAY] else length))
 
 
+class Speed:
+    """How fast statistics change along a move: by their forward derivatives, once these are known to be right.
+
+    Going forward costs as much as the statistics, going back twice many times that. But an operation that has no
+    forward derivative may count as one that stands still, and what is computed without gradient moves forward and not
+    back. So the first move that changes something is looked at both ways, and training goes by the way back.
+    """
+
+    def __init__(self) -> None:
+        self._forward: bool | None = None
+
+    def __call__(self, stats: Callable[[Tensor], Tensor], outputs: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
+        """`(R, F)` statistics and their derivative along the way."""
+        found = _going_forward(stats, outputs, way) if self._forward is not False else None
+        if found is not None and self._forward:
+            return found
+        back: tuple[Tensor, Tensor] = torch.autograd.functional.jvp(stats, outputs, way)  # type: ignore[no-untyped-call]
+        size = back[1].nan_to_num().abs().max()
+        if found is None:
+            return back
+        if not size:
+            return found
+        self._forward = bool((found[1] - back[1]).nan_to_num().abs().max() <= _SAME * size)
+        return found if self._forward else back
+
+
+def _going_forward(stats: Callable[[Tensor], Tensor], outputs: Tensor, way: Tensor) -> tuple[Tensor, Tensor] | None:
+    """None where an operation says that it cannot."""
+    try:
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(outputs, way)  # type: ignore[no-untyped-call]
+            found, velocity = forward_ad.unpack_dual(stats(dual))  # type: ignore[no-untyped-call]
+    except (NotImplementedError, RuntimeError):
+        return None
+    return found, torch.zeros_like(found) if velocity is None else velocity
+
+
 def move(
-    measure: Measure, outputs: Tensor, targets: Tensor, way: Tensor, *, step: float, noise: Tensor | None = None
+    measure: Measure,
+    outputs: Tensor,
+    targets: Tensor,
+    way: Tensor,
+    *,
+    step: float,
+    noise: Tensor | None = None,
+    speed: Speed | None = None,
 ) -> Move:
-    """Moves `outputs` by `step * way` and records what happens to each row of the measure; `noise` has their shape."""
-    stats, velocity = _velocity(lambda at: measure.stats(at, targets), outputs, way)
+    """Moves `outputs` by `step * way` and records what happens to each row of the measure; `noise` has their shape.
+    `speed` is that of the moves before, where there were some."""
+    stats, velocity = (speed or Speed())(lambda at: measure.stats(at, targets), outputs, way)
     with torch.no_grad():
 
         def loss(at: Tensor) -> Tensor:
@@ -87,16 +136,3 @@ def move(
         smoothed = change if noise is None else loss(moved.add_(noise)) - loss(outputs + noise)
         change, smoothed = change + 0.0 * smoothed, smoothed + 0.0 * change  # undefined in one, so in both
     return Move(stats.detach(), velocity.detach(), change, smoothed)
-
-
-def _velocity(stats: Callable[[Tensor], Tensor], outputs: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
-    """`(R, F)` statistics and their derivative along the way: by going forward, which is cheap, or back twice where an
-    operation of a measure has no forward derivative."""
-    try:
-        with forward_ad.dual_level():
-            dual = forward_ad.make_dual(outputs, way)  # type: ignore[no-untyped-call]
-            found, velocity = forward_ad.unpack_dual(stats(dual))  # type: ignore[no-untyped-call]
-            return found, torch.zeros_like(found) if velocity is None else velocity
-    except NotImplementedError:
-        pair: tuple[Tensor, Tensor] = torch.autograd.functional.jvp(stats, outputs, way)  # type: ignore[no-untyped-call]
-        return pair

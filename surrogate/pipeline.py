@@ -68,7 +68,8 @@ def finetune(request: Request) -> Stage[dict[str, Any]]:
     check_loss(settings.loss, work.app)
     folder = work.run.finetune(settings.loss)
     yield from _claimed(work, _no_stage)
-    claim_finetune(work, folder)  # told before the hours that what is missing may take, as is this:
+    with (yield from alone(folder)):
+        claim_finetune(work, folder)  # told before the hours that what is missing may take, as is this:
     if not _is_finetuned(work):
         if settings.learned and settings.surrogate:
             fitted.trusted(work, work.loss_surrogate)
@@ -115,7 +116,7 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
         figures = work.task.figures(work.run.root, models, scores)
     except OSError as error:  # the numbers of a run that may only be read are worth having too
         figures = []
-        yield Progress("evaluate", 1, 1, message=f"evaluate: no figures, {work.run.root} cannot be written ({error})")
+        yield Progress("evaluate", 1, 1, message=f"evaluate: no figures ({error})")
     return {
         "run": str(work.run.root),
         "model": str(folder if "after" in models else work.run.model),

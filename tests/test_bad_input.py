@@ -281,7 +281,7 @@ def test_images_that_are_stretched_are_counted(folder, tmp_path, surrogate_cli):
     assert "1 of 6 images are of another shape and are stretched to 16x16" in said
 
 
-def test_a_run_that_may_only_be_read_is_evaluated_without_figures(run, surrogate_cli, monkeypatch):
+def test_figures_that_cannot_be_written_take_no_numbers_along(run, surrogate_cli, monkeypatch):
     from surrogate_segmentation import figures
 
     def refused(*_, **__):

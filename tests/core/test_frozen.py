@@ -92,7 +92,7 @@ def test_triton_says_so_too(interpreted) -> None:
 def test_narrower_vectors(flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """As on machines with shorter registers than this one's."""
     narrow = compiled.built(Path(frozen_native.__file__).with_name("frozen.c"), ["cc"], "-fopenmp", *flags)
-    assert narrow.step() != frozen_native.library().step() or frozen_native.library().step() == 24
+    assert narrow.step() <= frozen_native.library().step()
     monkeypatch.setattr(frozen_native, "library", lambda: narrow)
     assert_runs_like_the_layers(*SIZES[0])
 

@@ -327,6 +327,16 @@ def test_a_batch_with_a_nan_is_not_remembered(dataset_measure: Measure) -> None:
     assert loss(last[0].requires_grad_(), last[1]).isfinite()
 
 
+def test_nor_is_it_where_it_is_the_first(dataset_measure: Measure) -> None:
+    loss, spared = dataset_loss(dataset_measure), dataset_loss(dataset_measure)
+    broken, *others = batches_of(3)
+    broken[0][0, 0, 0, 0] = torch.nan
+    assert loss(broken[0].requires_grad_(), broken[1]).isnan()
+    for outputs, targets in others:
+        assert torch.equal(loss(outputs, targets), spared(outputs, targets))
+    assert torch.equal(loss._weight, spared._weight)
+
+
 def test_what_it_remembers_survives_a_checkpoint_and_evaluation_adds_nothing(dataset_measure: Measure) -> None:
     loss, again = dataset_loss(dataset_measure), dataset_loss(dataset_measure)
     *before, last = batches_of(4)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from surrogate.moves import KINDS, direction, move
+from surrogate.moves import KINDS, Speed, direction, move
 from surrogate.protocols import Dataset, Measure
 
 
@@ -62,6 +63,58 @@ def test_velocity_of_an_operation_without_a_forward_derivative() -> None:
     found = move(stats, outputs, torch.zeros(7), way, step=0.05)
     torch.testing.assert_close(found.velocity, way * outputs.exp())
     torch.testing.assert_close(found.stats, outputs.exp())
+
+
+@torch.library.custom_op("surrogate_tests::exponential", mutates_args=())
+def _exponential(x: Tensor) -> Tensor:
+    return x.exp()
+
+
+_exponential.register_autograd(
+    lambda ctx, gradient: gradient * ctx.saved_tensors[0],
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output),  # noqa: ARG005
+)
+
+
+def _weighed(o: Tensor) -> Tensor:
+    with torch.no_grad():
+        weight = o.sigmoid()
+    return weight * o
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize(
+    ("stats", "slope"),
+    [
+        (lambda o: torch.cat([_exponential(o), o], 1), lambda o: torch.cat([o.exp(), torch.ones_like(o)], 1)),
+        (_weighed, torch.sigmoid),
+    ],
+    ids=["an operation that seems to stand still", "a weight without gradient"],
+)
+def test_the_speed_is_that_by_which_training_goes(stats: Any, slope: Any, spread: bool) -> None:
+    """Where a forward derivative is not that of going back; and where outputs share memory, which has none."""
+    outputs, way = torch.randn(2, 7, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outputs = outputs[:1].expand(7, 1) if spread else outputs
+    columns = ("a", "b")[: stats(outputs).shape[1]]
+    measure = Measure(lambda o, t, /: (o[:, 0] > 0).float(), lambda o, t, /: stats(o), columns)  # noqa: ARG005
+    speed = Speed()
+    for _ in range(2):
+        found = move(measure, outputs, torch.zeros(7), way, step=0.05, speed=speed)
+        torch.testing.assert_close(found.velocity, slope(outputs) * way)
+
+
+def test_a_speed_that_is_right_is_looked_at_once(measure: Measure, scene: tuple[Tensor, Tensor, Tensor]) -> None:
+    outputs, targets, way = scene
+    speed, calls = Speed(), []
+
+    def stats(o: Tensor, t: Tensor, /) -> Tensor:
+        calls.append(o)
+        return measure.stats(o, t)
+
+    watched = replace(measure, stats=stats)
+    found = [move(watched, outputs, targets, way, step=0.05, speed=speed).velocity[:4] for _ in range(3)]
+    assert len(calls) == 2 + 1 + 1
+    assert torch.equal(found[0], found[1])
 
 
 def test_a_statistic_that_stands_still_has_no_velocity() -> None:

@@ -158,6 +158,16 @@ def test_a_finetuning_is_of_one_surrogate(run: Path) -> None:
         finish(pipeline.finetune(request(run)))
 
 
+def test_a_finetuning_under_way_is_not_claimed_for_another_recipe(run: Path) -> None:
+    """The second process waits, and is refused then: before, it took the first one's numbers for its own."""
+    first = pipeline.finetune(request(run, ("finetune.loss", "mse"), ("finetune.lr", 0.01)))
+    next(progress for progress in first if progress.stage == "evaluate")  # its start: nothing is written yet
+    with pytest.raises(UsageError, match="a stage of this process is still at work there"):  # another one would wait
+        finish(pipeline.finetune(request(run, ("finetune.loss", "mse"), ("finetune.lr", 0.5))))
+    assert "lr = 0.01" in (run / "finetune-mse" / "recipe.toml").read_text()
+    finish(first)
+
+
 def test_other_data_in_the_same_place_is_told(run: Path) -> None:
     before = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps({**before, "train": {**before["train"], "samples": 299}}))

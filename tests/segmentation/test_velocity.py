@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from surrogate import plugins
-from surrogate.moves import _velocity
+from surrogate.moves import _going_forward
 from surrogate_segmentation.standard import standard
 
 FACTS = {"num_classes": 4, "ignore_index": 255}
@@ -36,7 +36,9 @@ def example() -> tuple[Tensor, Tensor, Tensor]:
 
 def assert_ways_agree(stats: Any) -> None:
     outputs, way, labels = example()
-    found, velocity = _velocity(lambda at: stats(at, labels), outputs, way)
+    forward = _going_forward(lambda at: stats(at, labels), outputs, way)
+    assert forward is not None
+    found, velocity = forward
     expected, twice = torch.autograd.functional.jvp(lambda at: stats(at, labels), outputs, way)
     torch.testing.assert_close(found, expected, equal_nan=True)
     defined = ~found.isnan().any(1)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from surrogate import plugins
 from surrogate.approximator import Surrogate
-from surrogate.checkpoint import save_weights
 from surrogate.errors import DataError, UsageError
 from surrogate.recipe import Recipe, build, read_toml, to_toml
+from surrogate.weights import save_weights
 from surrogate_toy import app
 from surrogate_toy.app import ToyTask
 from surrogate_toy.data import Points
