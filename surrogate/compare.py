@@ -24,6 +24,8 @@ from surrogate.work import Request, Work, open_work
 
 LEARNED = "surrogate"
 BEFORE = "before"
+Runs = dict[float, list[dict[str, Any]]]
+"""The runs of a loss so far, by learning rate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Comparison:
     any of them and a hand-made loss."""
     seeds: int
     lrs: Sequence[float] = ()
-    """Each loss takes the one that is best on val in the first seed; none: the recipe's."""
+    """Each loss takes the one that is best on val in the first seed, of those that tie in the next; none: the
+    recipe's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,7 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
     losses = [_loss(work.app, work.recipe.app, name) for name in dict.fromkeys(comparison.losses)]
     lrs = list(comparison.lrs) or [work.recipe.finetune.lr]
     rows = {loss.name: _row(loss.name, lrs[0], []) for loss in losses}
+    tried: dict[str, Runs] = {loss.name: {lr: [] for lr in lrs} for loss in losses}
     starts = []
     for seed in range(comparison.seeds):
         base = _request(work, request.run / f"seed-{seed}" / "base", seed)
@@ -84,16 +88,15 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
                 len(losses),
                 message=f"compare: seed {seed}, {loss.name} ({number + 1}/{len(losses)})",
             )
-            row = rows[loss.name]
-            found = {}
-            for lr in lrs if seed == 0 else [row["lr"]]:
+            row, runs = rows[loss.name], tried[loss.name]
+            for lr in list(runs):
                 try:
-                    found[lr] = yield from _run(work, base, Path(trained["checkpoint"]), loss, lr, seed)
+                    found = yield from _run(work, base, Path(trained["checkpoint"]), loss, lr, seed)
+                    runs[lr].append({"seed": seed, **found})
                 except (DivergedError, QualityError) as error:
                     row["failed"].append({"seed": seed, "lr": lr, "error": str(error)})
-            if found:
-                row["lr"] = max(found, key=lambda lr: _on_val(found[lr]))
-                row["runs"].append({"seed": seed, **found[row["lr"]]})
+            tried[loss.name] = _best(runs)
+            row["lr"], row["runs"] = next(iter(tried[loss.name].items()))
         starts.append(_start(seed, rows))
     result = _result(work, comparison, lrs, [_row(BEFORE, None, starts), *rows.values()])
     yield from _written(work, request.run, result)
@@ -112,6 +115,16 @@ def _check_asked(request: Request, run: Path, comparison: Comparison) -> None:
     for key, instead in (("seed", "seeds 0 to N - 1 by --seeds N"), ("finetune.surrogate", "surrogates of its own")):
         if key in asked:
             raise UsageError(f"compare: {key} is set to {asked[key]!r}; a comparison takes {instead}")
+
+
+def _best(runs: Runs) -> Runs:
+    """The rates that are best on val so far, in all seeds that they ended in; those that tie, in the order given.
+
+    One remains after the first seed, nearly always. Of few samples a metric has few values, and then two may be level:
+    both go on to the next seed, or the list would decide by its order.
+    """
+    values = {lr: (len(ended), sum(map(_on_val, ended))) for lr, ended in runs.items()}
+    return {lr: ended for lr, ended in runs.items() if values[lr] == max(values.values())}
 
 
 def _row(loss: str, lr: float | None, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -244,7 +257,7 @@ def _result(work: Work, comparison: Comparison, lrs: list[float], rows: list[dic
             "epochs": settings.epochs,
             "batch_size": settings.batch_size,
             "lrs": lrs,
-            "lr": "the best on val in seed 0, by what the row's checkpoints are selected by",
+            "lr": "the best on val in seed 0, by what the row's checkpoints are selected by; a tie goes on to seed 1",
             "mix": f"{settings.ce_mix} {work.app.baselines[0]}, but for that loss itself",
         },
         "seeds": comparison.seeds,

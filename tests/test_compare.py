@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surrogate.compare import _agreement, _on_val
+from surrogate.compare import _agreement, _best, _on_val
 from surrogate.finetune import Selection
 from surrogate.table import to_latex, to_markdown
 
@@ -271,6 +271,17 @@ def test_the_worst_regime_is_named_and_an_undefined_number_is_a_dash():
     result = result_of(("a", {"m": 0.2}))
     result["rows"][0]["runs"] = [learned]
     assert "| a | 3 | 0.980 | 0.900 | - | - | empty |" in to_markdown(result)
+
+
+def test_rates_that_tie_go_on_to_the_next_seed():
+    def runs(*values):
+        return [{"val": {"f": value}, "selected_by": "f", "higher_is_better": True} for value in values]
+
+    assert list(_best({0.1: runs(0.5), 0.2: runs(0.7)})) == [0.2]
+    tied = {0.1: runs(0.7), 0.2: runs(0.7), 0.3: runs(0.6)}
+    assert list(_best(tied)) == [0.1, 0.2]
+    assert list(_best({0.1: runs(0.7, 0.4), 0.2: runs(0.7, 0.5)})) == [0.2]
+    assert list(_best({0.1: runs(0.7), 0.2: runs(0.7, 0.1)})) == [0.2]  # the other one has ended in fewer seeds
 
 
 def test_the_rate_of_a_loss_is_chosen_by_its_own_direction():

@@ -150,7 +150,10 @@ class CompareOptions(TrainOptions):
     ] = "ce,surrogate"
     seeds: Annotated[int, run_option(metavar="N", min=1, help="Seeds, each with a baseline of its own.")] = 3
     lrs: Annotated[
-        str | None, run_option(metavar="A,B,...", help="Learning rates; each loss takes its best on val in seed 0.")
+        str | None,
+        run_option(
+            metavar="A,B,...", help="Learning rates; each loss takes its best on val in seed 0 (of a tie, in seed 1)."
+        ),
     ] = None
 
     def comparison(self) -> "Comparison":
