@@ -124,7 +124,7 @@ def run(settings: Settings) -> Iterator[Row]:
     cases = {FORWARD: long.forward(), "collect": long.collecting("model")}
     whats = {("collect", FORWARD): "collect, regime model"}
     yield from compared(settings, SUBJECT, case.format(len(images)), cases, whats)
-    short = replace(long, images=replace(images, count=min(8, len(images))))
+    short = replace(long, images=replace(images, count=min(32, len(images))))
     cases = {"model alone": short.collecting("model")}
     cases |= {f"model and {name}": short.collecting("model", name) for name in REGIMES if name != "model"}
     cases["model and one move a batch"] = short.collecting("model", moves=1)
