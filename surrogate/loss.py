@@ -108,8 +108,9 @@ class SurrogateLoss(nn.Module):
     def _running(self, sums: Tensor) -> Tensor:
         """`(k, A)` sums of the batches so far, this one included, with its gradient."""
         now = sums.detach()
-        before = torch.zeros_like(now) if self._sums is None else self._sums.to(now)
-        weight_before = self._weight.to(now.device)
+        before, weight_before = torch.zeros_like(now), now.new_zeros((), dtype=torch.float64)
+        if self._sums is not None:  # moved with them: a weight on the CPU would be waited for in every step
+            before, weight_before = self._sums.to(now), self._weight.to(now.device)
         total, weight = now + _DECAY * before, 1.0 + _DECAY * weight_before
         if self.training and torch.is_grad_enabled():
             sound = now.isfinite().all()  # a batch with a NaN is left out, or all batches after it would be NaN
