@@ -67,7 +67,9 @@ def finetune(request: Request) -> Stage[dict[str, Any]]:
     settings = work.recipe.finetune
     check_loss(settings.loss, work.app)
     folder = work.run.finetune(settings.loss)
-    yield from _claimed(work, _no_stage)
+    check_run(work)
+    with (yield from alone(work.run.root)):
+        claim_run(work)
     with (yield from alone(folder)):
         claim_finetune(work, folder)  # told before the hours that what is missing may take, as is this:
     if not _is_finetuned(work):
@@ -140,11 +142,6 @@ def _claimed(work: Work, stage: Callable[[Work], Stage[dict[str, Any]]]) -> Stag
     with (yield from alone(work.run.root)):
         claim_run(work)
         return (yield from stage(work))
-
-
-def _no_stage(work: Work) -> Stage[dict[str, Any]]:  # noqa: ARG001
-    yield from ()
-    return {}
 
 
 def _train(work: Work) -> Stage[dict[str, Any]]:
