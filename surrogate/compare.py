@@ -16,7 +16,6 @@ from surrogate.curves import draw_curves, history
 from surrogate.errors import DivergedError, QualityError, UsageError, nearest
 from surrogate.finetune import Selection
 from surrogate.progress import Progress, Stage
-from surrogate.protocols import App
 from surrogate.rundir import write_json
 from surrogate.table import factor, numbers_of, to_csv, to_latex, to_markdown
 from surrogate.weights import load_weights
@@ -33,8 +32,8 @@ class Comparison:
     """What is asked for."""
 
     losses: Sequence[str]
-    """Hand-made losses, variants of the app, `surrogate` (the recipe's own), `surrogate:MEASURE`; `A+B` is the mean of
-    any of them and a hand-made loss."""
+    """Hand-made losses (the app's, or `pkg.mod:factory`), variants of the app, `surrogate` (the recipe's own),
+    `surrogate:MEASURE`; `A+B` is the mean of any of them and a hand-made loss."""
     seeds: int
     lrs: Sequence[float] = ()
     """Each loss takes the one that is best on val in the first seed, of those that tie in the next; none: the
@@ -72,7 +71,7 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
         raise UsageError("compare: name a folder for it with --run, such as --run runs/compare")
     _check_asked(request, request.run, comparison)
     work = open_work(dataclasses.replace(request, run=request.run / "seed-0" / "base"))
-    losses = [_loss(work.app, work.recipe.app, name) for name in dict.fromkeys(comparison.losses)]
+    losses = [_loss(work, name) for name in dict.fromkeys(comparison.losses)]
     lrs = list(comparison.lrs) or [work.recipe.finetune.lr]
     rows = {loss.name: _row(loss.name, lrs[0], []) for loss in losses}
     tried: dict[str, Runs] = {loss.name: {lr: [] for lr in lrs} for loss in losses}
@@ -131,12 +130,13 @@ def _row(loss: str, lr: float | None, runs: list[dict[str, Any]]) -> dict[str, A
     return {"loss": loss, "lr": lr, "runs": runs, "failed": []}
 
 
-def _loss(app: App, app_name: str, name: str) -> Loss:
+def _loss(work: Work, name: str) -> Loss:
+    app = work.app
     first, *beside = name.split("+")
     if beside:
-        loss = _loss(app, app_name, first)
+        loss = _loss(work, first)
         finetuned_by = "+".join((loss.finetuned_by, *beside))
-        pipeline.check_loss(finetuned_by, app)
+        pipeline.check_loss(finetuned_by, work)
         return Loss(name, finetuned_by, *((loss.changes, loss.fitted_for) if loss.learned else ((),)))
     if name in app.baselines:
         mix = () if name != app.baselines[0] else (("finetune.ce_mix", 1.0),)
@@ -145,12 +145,15 @@ def _loss(app: App, app_name: str, name: str) -> Loss:
         return Loss(name, LEARNED, tuple(app.variants[name].items()), name)
     if name == LEARNED:
         return Loss(name, LEARNED, ())
-    measures = {plugin.name for plugin in plugins.listed(plugins.MEASURES + app_name)}
-    kind, _, measure = name.partition(":")
-    if kind == LEARNED and measure in measures:
-        return Loss(name, LEARNED, (("measure", {"name": measure}),), name)
+    measures = {plugin.name for plugin in plugins.listed(plugins.MEASURES + work.recipe.app)}
+    kind, _, rest = name.partition(":")
+    if kind == LEARNED and rest in measures:
+        return Loss(name, LEARNED, (("measure", {"name": rest}),), name)
+    if rest and kind != LEARNED:
+        pipeline.check_loss(name, work)
+        return Loss(name, name, ())
     known = [*app.baselines, *app.variants, LEARNED, *(f"{LEARNED}:{m}" for m in measures)]
-    raise UsageError(f"--losses {name}: no such loss; {nearest(name, known)}")
+    raise UsageError(f"--losses {name}: no such loss; {nearest(name, known)} (or your own, as pkg.mod:factory)")
 
 
 def _request(work: Work, run: Path, seed: int, *changes: tuple[str, Any]) -> Request:
@@ -301,7 +304,7 @@ def _shown(work: Work, result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The app's own loss, continued, and the best learned one on val; what is missing is left out."""
     key = f"val.{result['headline']}"
     rows = {row["loss"]: row for row in result["rows"][1:] if key in row["mean"] and key not in row["undefined"]}
-    learned = [name for name in rows if not set(name.split("+")) <= set(work.app.baselines)]
+    learned = [name for name, row in rows.items() if row["runs"][0]["fidelity"] is not None]
     choose = max if result["higher_is_better"] else min
     best = choose(learned, key=lambda name: rows[name]["mean"][key], default=None)
     return {name: rows[name] for name in (work.app.baselines[0], best) if name is not None and name in rows}

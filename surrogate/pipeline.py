@@ -23,7 +23,6 @@ from surrogate.errors import UsageError, nearest
 from surrogate.fidelity import verdict
 from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
-from surrogate.protocols import App
 from surrogate.recipe import FitRecipe
 from surrogate.recorded import is_recorded, opened, record, replay
 from surrogate.refresh import Refresh
@@ -65,7 +64,7 @@ def finetune(request: Request) -> Stage[dict[str, Any]]:
     """Finetunes the baseline model through the surrogate, or through a hand-made loss by name."""
     work = open_work(request)
     settings = work.recipe.finetune
-    check_loss(settings.loss, work.app)
+    check_loss(settings.loss, work)
     folder = work.run.finetune(settings.loss)
     check_run(work)
     with (yield from alone(work.run.root)):
@@ -84,12 +83,16 @@ def finetune(request: Request) -> Stage[dict[str, Any]]:
     return _finetuned(work)
 
 
-def check_loss(loss: str, app: App) -> None:
-    """Raises `UsageError` where `--loss` names what the app does not have, or one loss twice."""
-    names = loss.split("+")
+def check_loss(loss: str, work: Work) -> None:
+    """Raises `UsageError` where `--loss` names what the app does not have, what cannot be made, or one loss twice."""
+    names, known = loss.split("+"), ["surrogate", *work.app.baselines]
     for name in names:
-        if name != "surrogate" and name not in app.baselines:
-            raise UsageError(f"--loss {loss}: no such loss as {name!r}; {nearest(name, ['surrogate', *app.baselines])}")
+        if ":" in name:
+            work.hand_made(name)  # to see that it can be made
+        elif name not in known:
+            raise UsageError(
+                f"--loss {loss}: no such loss as {name!r}; {nearest(name, known)} (or your own, as pkg.mod:factory)"
+            )
         if names.count(name) > 1:
             raise UsageError(f"--loss {loss}: {name} is in it twice; expected different losses")
 
@@ -347,7 +350,7 @@ def _mean(work: Work, surrogate: nn.Module | None) -> nn.Module:
     losses = [
         SurrogateLoss(work.measure, surrogate).to(work.engine.device)
         if surrogate is not None and name == "surrogate"
-        else work.task.baseline(name)
+        else work.hand_made(name)
         for name in work.recipe.finetune.losses
     ]
     return losses[0] if len(losses) == 1 else finetuning.MeanLoss(losses)

@@ -77,7 +77,8 @@ class FinetuneRecipe(TrainRecipe):
     lr: PositiveFloat = 5e-4
     schedule: Literal["constant", "cosine"] = "cosine"
     loss: str = "surrogate"
-    """`surrogate`, or a hand-made loss of the app by name; `surrogate+dice` is the mean of the two."""
+    """`surrogate`, or a hand-made loss: one of the app by name, or your own as `pkg.mod:factory`; `surrogate+dice` is
+    the mean of the two."""
     surrogate: str = ""
     """File of a surrogate that another run has fitted; empty: this run's own."""
     ce_mix: float = Field(default=0.25, ge=0.0, le=1.0)

@@ -19,6 +19,7 @@ from surrogate.engine import Engine
 from surrogate.errors import UsageError, nearest
 from surrogate.evaluate import Counter, evaluate, measure_key
 from surrogate.finetune import Selection
+from surrogate.own import OwnLoss
 from surrogate.progress import Stage
 from surrogate.protocols import App, Measure, Task
 from surrogate.provenance import provenance
@@ -96,6 +97,10 @@ class Work:
         """A model without any training, also where the recipe names weights."""
         untrained = self.recipe.model.model_copy(update={"weights": ""})
         return dataclasses.replace(self, recipe=self.recipe.model_copy(update={"model": untrained})).model()
+
+    def hand_made(self, loss: str) -> nn.Module:
+        """A loss of the app's by name, or the user's own as `pkg.mod:factory`."""
+        return OwnLoss(loss, self.task.facts) if ":" in loss else self.task.baseline(loss)
 
     def selection(self) -> Selection:
         """Checkpoints are chosen by the measure's exact data-set form where the task has one, else by its mean."""

@@ -64,6 +64,20 @@ def interpreted() -> Callable[[str], None]:
     return run
 
 
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Writes a module into the current folder, under a name that no other test has imported."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, source):
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    yield write
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Tests are many and small, and bytes are compared: one thread is quicker and always the same."""

@@ -116,7 +116,7 @@ class FinetuneOptions(TrainOptions):
     """Of the stage that trains through the surrogate, or through a loss to compare it with."""
 
     loss: Annotated[
-        str | None, setting(metavar="NAME", help="surrogate, a loss of the app, or the mean A+B of both.")
+        str | None, setting(metavar="NAME", help="surrogate, a loss of the app, pkg.mod:factory, or a mean A+B.")
     ] = None
     ce_mix: Annotated[float | None, setting(metavar="SHARE", help="Share of the app's usual loss, 0 to 1.")] = None
     refresh: Annotated[
@@ -146,7 +146,10 @@ class CompareOptions(TrainOptions):
     """Of the comparison of losses; epochs and batch size are those of finetuning."""
 
     losses: Annotated[
-        str, run_option(metavar="A,B,...", help="Losses of the app, its variants, surrogate, surrogate:MEASURE, A+B.")
+        str,
+        run_option(
+            metavar="A,B,...", help="Losses of the app, pkg.mod:factory, variants, surrogate, surrogate:MEASURE, A+B."
+        ),
     ] = "ce,surrogate"
     seeds: Annotated[int, run_option(metavar="N", min=1, help="Seeds, each with a baseline of its own.")] = 3
     lrs: Annotated[

@@ -214,20 +214,6 @@ def test_fcn8s_draws_its_dropout_in_training_only():
     assert torch.equal(network(images), network(images))
 
 
-@pytest.fixture
-def own_module(tmp_path, monkeypatch):
-    """Writes a module into the current folder, under a name that no other test has imported."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(name, source):
-        (tmp_path / f"{name}.py").write_text(source)
-        monkeypatch.delitem(sys.modules, name, raising=False)
-
-    yield write
-    for path in tmp_path.glob("*.py"):
-        sys.modules.pop(path.stem, None)
-
-
 def test_a_network_of_the_users_own(own_module):
     own_module("own_net", "from torch import nn\ndef small(num_classes): return nn.Conv2d(3, num_classes, 1)\n")
     path = list(sys.path)
@@ -255,8 +241,8 @@ def test_a_built_in_network_by_its_module():
         ("broken:net", "cannot import 'broken' .SyntaxError"),
         ("own_bad:absent", "module 'own_bad' has no 'absent'"),
         ("own_bad:", "module 'own_bad' has no ''"),
-        ("own_bad:no_arguments", r"no_arguments\(num_classes=2\) failed .TypeError: .*num_classes"),
-        ("own_bad:CONSTANT", "failed .TypeError: 'int' object is not callable"),
+        ("own_bad:asks_more", r"asks_more\(num_classes=2\) failed .TypeError: .*depth"),
+        ("own_bad:CONSTANT", "CONSTANT failed .TypeError: 3 is not a callable object"),
         ("own_bad:raising", "failed .ValueError: in two lines"),
         ("own_bad:a_dict", "returned a dict; expected a torch.nn.Module"),
     ],
@@ -266,7 +252,7 @@ def test_a_network_that_cannot_be_built_is_one_clear_line(own_module, name, mess
     own_module(
         "own_bad",
         "CONSTANT = 3\n"
-        "def no_arguments(): return None\n"
+        "def asks_more(num_classes, depth): return None\n"
         "def raising(num_classes): raise ValueError('in\\ntwo lines')\n"
         "def a_dict(num_classes): return {}\n",
     )
