@@ -60,7 +60,7 @@ class Refresh:
         settings = self._settings
         if epoch == 1 and scores[KEY]["rows"] < FEW:
             message = (
-                f"finetune: drift is not watched: val has {scores[KEY]['rows']} rows of the metric, {FEW} are needed; "
+                f"finetune: drift is not watched: val has {scores[KEY]['rows']} of the {FEW} rows that it takes; "
                 "a smaller train.batch_size makes more of a metric of batches"
             )
             yield Progress("finetune", epoch, settings.epochs, message=message)

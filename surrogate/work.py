@@ -162,8 +162,8 @@ def open_work(request: Request) -> Work:
 
 def _for_measure(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Settings without those of the recipe's measure where another is asked for: its level is not the other's."""
-    asked = dict(overrides).get("measure.name")
-    if asked is None or asked == settings.get("measure", {}).get("name"):
+    asked, stored = dict(overrides).get("measure.name"), settings.get("measure", {})
+    if asked is None or not isinstance(stored, dict) or asked == stored.get("name"):
         return settings
     return {key: value for key, value in settings.items() if key != "measure"}
 

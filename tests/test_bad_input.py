@@ -129,6 +129,15 @@ def test_settings_of_a_measure(tmp_path, surrogate_cli, args, named):
     assert not (tmp_path / "run").exists(), "nothing is left behind"
 
 
+def test_a_recipe_whose_measure_is_no_table(tmp_path, surrogate_cli):
+    (tmp_path / "recipe.toml").write_text('app = "toy"\nmeasure = "step"\n')
+    asked = ("fit", "--recipe", tmp_path / "recipe.toml", "--run", tmp_path / "run")
+    for measure in ((), ("--measure", "other")):
+        shown = surrogate_cli(*asked, *measure)
+        assert shown.code == 2
+        assert "measure" in shown.err
+
+
 def test_a_recipe_of_another_app_is_named(tmp_path, surrogate_cli):
     recipe = tmp_path / "mine.toml"
     recipe.write_text('app = "segmentation"\n')

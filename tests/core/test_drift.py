@@ -209,7 +209,7 @@ def test_where_drift_cannot_be_seen_it_is_told_once(tmp_path: Path, measure: Mea
     made = Fitted(tmp_path, measure, surrogate, FINE)
     blind = {**FINE, "rows": 2, "spearman": None}
     (told,) = made(1, blind)
-    assert "drift is not watched: val has 2 rows of the metric, 20 are needed" in told
+    assert "drift is not watched: val has 2 of the 20 rows that it takes" in told
     assert made(2, blind) == made(1, FINE) == []
 
 
