@@ -73,17 +73,23 @@ def verdict(numbers: Mapping[str, Any]) -> str:
     return "held out: " + ", ".join(f"{name} {numbers[name]:.3f}" for name, _, _ in _ASKED) + "; good to train through"
 
 
-def wrong_sign(surrogate: nn.Module, stats: Tensor, velocity: Tensor, change: Tensor) -> float | None:
-    """Share of moves whose true change the surrogate's directional derivative gets the sign of wrong.
+def foretold(surrogate: nn.Module, stats: Tensor, velocity: Tensor) -> Tensor:
+    """`(R,)` change of the loss, to first order, along feasible moves (see `surrogate.moves`).
 
-    `(R, F)` statistics, `(R, F)` their velocity along a feasible move (see `surrogate.moves`) and `(R,)` true change of
-    the loss. Moves that change nothing do not count; a derivative of 0 where something changes is wrong. None when
-    nothing changes anything.
+    `(R, F)` statistics, and `(R, F)` their change along the move, to first order.
     """
     stats = stats.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(surrogate(stats).sum(), stats)
-    slope = (gradient * velocity).sum(1)
+    return (gradient * velocity).sum(1)
+
+
+def wrong_sign(slope: Tensor, change: Tensor) -> float | None:
+    """Share of moves whose true change the surrogate's directional derivative gets the sign of wrong.
+
+    `(R,)` changes foretold (see `foretold`), and `(R,)` true changes of the loss. Moves that change nothing do not
+    count; a derivative of 0 where something changes is wrong. None when nothing changes anything.
+    """
     counted = change != 0
     if not counted.any():
         return None

@@ -16,8 +16,7 @@ from surrogate.approximator import Surrogate
 from surrogate.batches import generator_of, seed_of
 from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
-from surrogate.fidelity import contrary, fidelity, wrong_sign
-from surrogate.moves import AWAY, KINDS, SMALL
+from surrogate.heldout import Analytic, HeldOut, held_out, report
 from surrogate.objective import Asked, asked, objective
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
@@ -77,7 +76,7 @@ def fit(
     progress is saved to `state`; a killed fit continues and ends in the same bytes (on a CPU).
 
     Returns:
-        The surrogate, and its fidelity on held-out samples (see `report`).
+        The surrogate, and its fidelity on held-out samples (see `surrogate.heldout.report`).
 
     Raises:
         DataError: too few samples.
@@ -119,48 +118,18 @@ def fit(
         state=state,
     )
     surrogate.cpu().requires_grad_(False).eval()
-    found = report(surrogate, data, split.heldout, spec.regimes, moved)
+    held = held_out(data, moved, split.heldout, spec.regimes)
+    found = report(surrogate, held)
     if analytic is not None:
-        found["analytic"] = report(Analytic(analytic), data, split.heldout, spec.regimes, moved)
+        found["analytic"] = report(Analytic(analytic), held)
     return surrogate, found
 
 
-class Analytic(torch.nn.Module):
-    """The hand-made soft form of a metric in the place of a surrogate: `(R, F)` statistics to `(R,)` losses."""
-
-    def __init__(self, loss: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._loss = loss
-
-    def forward(self, stats: Tensor) -> Tensor:
-        return self._loss(stats)
-
-
-def report(
-    surrogate: torch.nn.Module, data: Rows, heldout: Tensor, regimes: tuple[str, ...], moved: Rows
-) -> dict[str, Any]:
-    """Fidelity on held-out rows, over all and by regime, the share of wrong signs, of small moves and by kind, and of
-    small moves that the metric itself goes against."""
-    predicted = surrogate(data.stats)
-    by_regime = {}
-    for number, name in enumerate(regimes):
-        rows = heldout & (data.regime == number)
-        by_regime[name] = fidelity(predicted[rows], data.value[rows], data.sample[rows])
-    unseen = torch.isin(moved.sample, torch.unique(data.sample[heldout]))
-    small = torch.isin(moved.regime, torch.tensor(SMALL, dtype=moved.regime.dtype))
-    width = data.stats.shape[1]
-
-    def signs(rows: Tensor) -> float | None:
-        both = moved.stats[rows]
-        return wrong_sign(surrogate, both[:, :width], both[:, width : 2 * width], moved.value[rows])
-
-    return {
-        **fidelity(predicted[heldout], data.value[heldout], data.sample[heldout]),
-        "wrong_sign": signs(unseen & small),
-        "contrary": contrary(moved.value[unseen & small], moved.regime[unseen & small] == AWAY),
-        "by_regime": by_regime,
-        "wrong_sign_by_move": {kind: signs(unseen & (moved.regime == n)) for n, kind in enumerate(KINDS)},
-    }
+def unseen(rows: Sequence[StatsStore], moves: Sequence[StatsStore], *, settings: FitRecipe, seed: int) -> HeldOut:
+    """What a fit of these stores by these settings holds out."""
+    data = _read(rows)
+    split = split_by_sample(data.sample, share=settings.holdout, seed=seed)
+    return held_out(data, _read(moves), split.heldout, rows[0].spec.regimes)
 
 
 def _read(stores: Sequence[StatsStore]) -> Rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surrogate import approximator, fitted
 from surrogate import finetune as finetuning
@@ -21,6 +21,8 @@ from surrogate.describe import apps, doctor, inspect, measures
 from surrogate.drift import Agreement
 from surrogate.errors import UsageError, nearest
 from surrogate.fidelity import verdict
+from surrogate.fidelity_figure import draw_fidelity
+from surrogate.heldout import Analytic
 from surrogate.loss import SurrogateLoss
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
@@ -210,8 +212,6 @@ def _fitted(
     work: Work, settings: FitRecipe, rows: list[StatsStore], moved: list[StatsStore], state: Path
 ) -> Stage[tuple[approximator.Surrogate, dict[str, Any]]]:
     """A surrogate fitted to stores of rows and of moves, and its fidelity."""
-    measure = work.measure
-    soft = measure.analytic
     return fitting.fit(
         rows,
         moved,
@@ -219,9 +219,15 @@ def _fitted(
         seed=work.recipe.seed,
         device=work.engine.device,
         state=state,
-        analytic=None if soft is None else lambda stats: measure.loss_of(soft(stats)),
-        directions=measure.directions if settings.monotone else (),
+        analytic=_analytic(work),
+        directions=work.measure.directions if settings.monotone else (),
     )
+
+
+def _analytic(work: Work) -> Callable[[Tensor], Tensor] | None:
+    """The loss that the hand-made soft form of the metric sees in statistics, where there is one."""
+    measure, soft = work.measure, work.measure.analytic
+    return None if soft is None else lambda stats: measure.loss_of(soft(stats))
 
 
 def _fit(work: Work) -> Stage[dict[str, Any]]:
@@ -251,6 +257,10 @@ def _refit(work: Work) -> Stage[dict[str, Any]]:
     approximator.save(surrogate, fitted.card(work, surrogate, fidelity), work.run.surrogate)
     yield Progress("fit", work.recipe.fit.epochs, work.recipe.fit.epochs, message=f"fit: {verdict(fidelity)}")
     report, figures = work.task.report_fit(surrogate, work.run.root)
+    held = fitting.unseen([rows], [moved], settings=work.recipe.fit, seed=work.recipe.seed)
+    soft = _analytic(work)
+    models = {"surrogate": surrogate, **({"hand-made soft form": Analytic(soft)} if soft else {})}
+    figures = [*draw_fidelity(work.run.root / "fidelity.png", held, models), *figures]
     return {
         "run": str(work.run.root),
         "surrogate": str(work.run.surrogate),

@@ -65,6 +65,8 @@ def test_fit_says_what_other_programs_rely_on(run, surrogate_cli):
     assert result["rows"] > 1000
     assert result["fidelity"]["spearman"] > 0.9
     assert result["fidelity"]["n_samples"] == 2  # a fifth of the ten pools
+    assert [Path(path).name for path in result["figures"]] == ["fidelity.png"]
+    assert (run / "fidelity.png").stat().st_size > 5000
     assert digest(run) == before, "a finished stage is not made again"
 
 

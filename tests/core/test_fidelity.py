@@ -12,7 +12,7 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
-from surrogate.fidelity import contrary, fidelity, verdict, wrong_sign
+from surrogate.fidelity import contrary, fidelity, foretold, verdict, wrong_sign
 
 
 class Wave(nn.Module):
@@ -70,6 +70,10 @@ def test_what_is_undefined_is_none_and_never_zero() -> None:
     assert fidelity(varied[:0], varied[:0], samples[:0]) == nothing
 
 
+def signs(surrogate: nn.Module, stats: Tensor, velocity: Tensor, change: Tensor) -> float | None:
+    return wrong_sign(foretold(surrogate, stats, velocity), change)
+
+
 @given(st.integers(0, 2**31 - 1))
 def test_wrong_sign_is_what_finite_differences_say(seed: int) -> None:
     stats, velocity = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -78,14 +82,14 @@ def test_wrong_sign_is_what_finite_differences_say(seed: int) -> None:
     wave, epsilon = Wave(), 1e-6
     slope = wave(stats + epsilon * velocity) - wave(stats - epsilon * velocity)
     wrong = [float(s) * float(c) < 0 for s, c in zip(slope, change, strict=True) if c != 0]
-    assert wrong_sign(wave, stats, velocity, change) == pytest.approx(sum(wrong) / len(wrong))
+    assert signs(wave, stats, velocity, change) == pytest.approx(sum(wrong) / len(wrong))
 
 
 def test_a_surrogate_upside_down_gets_every_sign_wrong() -> None:
     stats, velocity = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(0))
     change = 1e-3 * torch.cos(stats[:, 0] + 2 * stats[:, 1]) * (velocity[:, 0] + 2 * velocity[:, 1])
-    assert wrong_sign(Wave(), stats, velocity, change) == 0.0
-    assert wrong_sign(Wave(-1.0), stats, velocity, change) == 1.0
+    assert signs(Wave(), stats, velocity, change) == 0.0
+    assert signs(Wave(-1.0), stats, velocity, change) == 1.0
 
 
 def test_a_flat_surrogate_is_wrong_wherever_something_changes() -> None:
@@ -94,9 +98,9 @@ def test_a_flat_surrogate_is_wrong_wherever_something_changes() -> None:
             return 0.0 * stats.sum(1)
 
     stats, change = torch.randn(4, 2), torch.tensor([0.1, -0.1, 0.0, 0.2])
-    assert wrong_sign(Flat(), stats, torch.ones(4, 2), change) == 1.0
+    assert signs(Flat(), stats, torch.ones(4, 2), change) == 1.0
     resting = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0], [1.0, 2.0]])
-    waves = wrong_sign(Wave(), torch.zeros(4, 2), resting, torch.tensor([0.1, 0.1, 0.0, 0.1]))
+    waves = signs(Wave(), torch.zeros(4, 2), resting, torch.tensor([0.1, 0.1, 0.0, 0.1]))
     assert waves == pytest.approx(1 / 3)  # the second row does not move, and yet it changed
 
 
@@ -108,8 +112,8 @@ def test_contrary_moves_are_those_that_get_worse_on_the_way_to_the_truth() -> No
 
 
 def test_no_change_is_no_verdict() -> None:
-    assert wrong_sign(Wave(), torch.randn(3, 2), torch.randn(3, 2), torch.zeros(3)) is None
-    assert wrong_sign(Wave(), torch.empty(0, 2), torch.empty(0, 2), torch.empty(0)) is None
+    assert signs(Wave(), torch.randn(3, 2), torch.randn(3, 2), torch.zeros(3)) is None
+    assert signs(Wave(), torch.empty(0, 2), torch.empty(0, 2), torch.empty(0)) is None
 
 
 def test_wrong_sign_works_without_gradients_and_leaves_none_behind(surrogate: Surrogate) -> None:
@@ -117,7 +121,7 @@ def test_wrong_sign_works_without_gradients_and_leaves_none_behind(surrogate: Su
     stats = torch.rand(5, 2)
     rising = torch.tensor([[1.0, 0.0]]).expand(5, 2)  # more probability of the truth, less loss
     with torch.no_grad():
-        assert wrong_sign(surrogate, stats, rising, torch.full((5,), -0.1)) == 0.0
+        assert signs(surrogate, stats, rising, torch.full((5,), -0.1)) == 0.0
     assert not stats.requires_grad
     assert all(p.grad is None for p in surrogate.parameters())
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from surrogate.approximator import Surrogate
 from surrogate.errors import DataError, DivergedError, UsageError
 from surrogate.fidelity import fidelity
-from surrogate.fit import Analytic, fit, report, split_by_sample
+from surrogate.fit import fit, split_by_sample, unseen
 from surrogate.moves import KINDS
 from surrogate.objective import censored_error
 from surrogate.progress import Stage, finish
 from surrogate.recipe import FitRecipe
-from surrogate.store import Rows, StatsStore, StoreSpec, StoreWriter
+from surrogate.store import StatsStore, StoreSpec, StoreWriter
 
 SPEC = StoreSpec(
     app="none",
@@ -231,43 +231,13 @@ def test_the_weights_with_the_least_error_are_kept(stores: tuple[StatsStore, Sta
     assert error == pytest.approx(min(errors), rel=1e-5)
 
 
-def test_the_certificate_is_about_small_moves(stores: tuple[StatsStore, StatsStore]) -> None:
-    rows = stores[0].read()
-    heldout = torch.ones(len(rows.value), dtype=torch.bool)
-    stats, along = torch.zeros(8, 3), torch.tensor([1.0, 0.0, 0.0]).expand(8, 3)
-    kinds = torch.arange(len(KINDS), dtype=torch.int16).repeat(2)
-
-    def signs(wrong: set[str]) -> dict[str, Any]:
-        change = torch.tensor([-1.0 if KINDS[kind] in wrong else 1.0 for kind in kinds])
-        moves = Rows(
-            torch.cat([stats, along, change.unsqueeze(1)], 1), change, torch.zeros(8, dtype=torch.int64), kinds
-        )
-        return report(Analytic(truth), rows, heldout, SPEC.regimes, moves)
-
-    assert KINDS == ("towards", "away", "mend", "reach")
-    assert signs({"reach"})["wrong_sign"] == 0.0
-    assert signs({"reach"})["wrong_sign_by_move"]["reach"] == 1.0
-    assert signs({"mend"})["wrong_sign"] == pytest.approx(1 / 3)
-    assert signs({"towards", "mend"})["contrary"] == 0.0
-    assert signs({"mend", "reach"})["contrary"] == pytest.approx(1 / 3)
-
-
-def test_the_certificate_is_about_samples_held_out(stores: tuple[StatsStore, StatsStore]) -> None:
-    """Their moves have the right sign and go against the truth; those of all others are the other way round."""
-    rows = stores[0].read()
-    heldout = rows.sample < 8
-    samples = torch.arange(40)
-    change = torch.where(samples < 8, 1.0, -1.0)
-    along = torch.tensor([1.0, 0.0, 0.0]).expand(40, 3)
-    moves = Rows(
-        torch.cat([torch.zeros(40, 3), along, change.unsqueeze(1)], 1),
-        change,
-        samples,
-        torch.full((40,), KINDS.index("towards"), dtype=torch.int16),
-    )
-    found = report(Analytic(truth), rows, heldout, SPEC.regimes, moves)
-    assert (found["wrong_sign"], found["wrong_sign_by_move"]["towards"]) == (0.0, 0.0)
-    assert found["contrary"] == 1.0
+def test_what_is_told_as_unseen_is_what_the_fit_holds_out(stores: tuple[StatsStore, StatsStore]) -> None:
+    rows, moves = stores
+    held = unseen([rows], [moves], settings=SETTINGS, seed=1)
+    data = rows.read()
+    heldout = split_by_sample(data.sample, share=SETTINGS.holdout, seed=1).heldout
+    assert torch.equal(held.rows.stats, data.stats[heldout])
+    assert set(held.moves.sample.tolist()) == set(data.sample[heldout].tolist())
 
 
 def test_a_fit_without_moves_gives_no_verdict_on_signs(tmp_path: Path) -> None:
