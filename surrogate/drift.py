@@ -14,15 +14,13 @@ from torch import Tensor
 
 from surrogate.approximator import Surrogate
 from surrogate.collect import Running
-from surrogate.fidelity import fidelity
+from surrogate.fidelity import NEGLIGIBLE, fidelity
 from surrogate.protocols import Measure
 
 KEY = "surrogate"
 """Of these numbers among the validation scores."""
 FEW = 20
 """Rows, and below that many a rank correlation says nothing."""
-_NEGLIGIBLE = 0.02
-"""Mean error, in units of the loss, that is no drift, whatever the order: rows that are all alike have none."""
 
 
 class Agreement:
@@ -62,4 +60,4 @@ class Agreement:
 def drifted(numbers: dict[str, Any], *, least: float) -> bool:
     """Whether what `Agreement` found is a rank correlation below `least` that matters."""
     spearman, mae = numbers["spearman"], numbers["mae"]
-    return spearman is not None and spearman < least and mae > _NEGLIGIBLE
+    return spearman is not None and spearman < least and mae > NEGLIGIBLE

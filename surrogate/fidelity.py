@@ -36,6 +36,10 @@ def fidelity(predicted: Tensor, true: Tensor, samples: Tensor) -> dict[str, Any]
 
 
 _SIGNS = 0.02
+_START = 0.8
+"""Rank correlation where training starts, below which a surrogate has drifted already (`finetune.min_spearman`)."""
+NEGLIGIBLE = 0.02
+"""Mean error, in units of the loss, that is no harm, whatever the order: rows that are all alike have none."""
 _ASKED = (("spearman", 0.95, 1), ("r2", 0.95, 1), ("wrong_sign", _SIGNS, -1))
 
 
@@ -48,6 +52,9 @@ def shortfalls(numbers: Mapping[str, Any]) -> list[str]:
     ]
     if short and short[-1].startswith("wrong_sign"):
         short[-1] += against_truth(numbers)
+    start = numbers.get("by_regime", {}).get("model", {})
+    if start.get("spearman") is not None and start["spearman"] < _START and start["mae"] > NEGLIGIBLE:
+        short.append(f"spearman {start['spearman']:.3f} on the model's own outputs (above {_START:g} is asked for)")
     return short + [f"{name} undefined" for name, _, _ in _ASKED if numbers[name] is None]
 
 

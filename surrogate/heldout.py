@@ -53,8 +53,8 @@ def held_out(rows: Rows, moves: Rows, heldout: Tensor, regimes: tuple[str, ...])
 
 
 def report(surrogate: nn.Module, held: HeldOut) -> dict[str, Any]:
-    """Fidelity over all and by regime, the share of wrong signs, of small moves and by kind, and of small moves that
-    the metric itself goes against."""
+    """Fidelity over all and by regime, the share of wrong signs, of small moves (and of how many: those that changed
+    the metric) and by kind, and of small moves that the metric itself goes against."""
     rows, moves, small = held.rows, held.moves, held.small
     with torch.no_grad():
         predicted = surrogate(rows.stats)
@@ -66,6 +66,7 @@ def report(surrogate: nn.Module, held: HeldOut) -> dict[str, Any]:
     return {
         **fidelity(predicted, rows.value, rows.sample),
         "wrong_sign": wrong_sign(slope[small], moves.value[small]),
+        "n_moves": int((moves.value[small] != 0).sum()),
         "contrary": contrary(moves.value[small], moves.regime[small] == AWAY),
         "by_regime": {name: agreement(rows.regime == n) for n, name in enumerate(held.regimes)},
         "wrong_sign_by_move": {

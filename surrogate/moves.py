@@ -73,6 +73,8 @@ def direction(kind: str, outputs: Tensor, perfect: Tensor, generator: Generator)
         amount = amount * (outputs.max(1, keepdim=True).indices != perfect.max(1, keepdim=True).indices)
     way = perfect - outputs  # as long as the outputs from here on: no copy more than it takes
     length = outputs.std(correction=0) / way.std(correction=0).clamp_min(1e-12)
+    if outputs.shape[1] == 1:  # no classes, of which more is never too much: a value, which is not to be passed
+        length = length.clamp_max(1.0 / STEPS[kind])
     return way.mul_(amount * (-length if kind == KINDS[AWAY] else length))
 
 

@@ -138,6 +138,12 @@ def test_the_verdict_names_what_is_short_of_the_bars() -> None:
     assert "the metric itself goes against the truth in 20.0 %" in verdict({**good, "wrong_sign": 0.2, "contrary": 0.2})
     assert "goes against" not in verdict({**good, "spearman": 0.5, "contrary": 0.2})
     assert "is higher_is_better right?" in verdict({**good, "wrong_sign": 0.9, "contrary": 0.9})
+    lost = verdict({**good, "by_regime": {"model": {"spearman": 0.77, "mae": 0.05}}})
+    assert (
+        "NOT good enough to train through: spearman 0.770 on the model's own outputs (above 0.8 is asked for)" in lost
+    )
+    alike = {"model": {"spearman": 0.77, "mae": 0.01}}  # which no order can be asked of
+    assert verdict({**good, "by_regime": alike}) == verdict(good)
     unknown = verdict({**good, "wrong_sign": None})
     assert "NOT known" in unknown
     assert "no small move changed the metric" in unknown

@@ -48,7 +48,7 @@ def test_the_certificate_is_about_small_moves(rows: Rows) -> None:
         return report(Analytic(truth), held)
 
     assert KINDS == ("towards", "away", "mend", "reach")
-    assert signs({"reach"})["wrong_sign"] == 0.0
+    assert (signs({"reach"})["wrong_sign"], signs({"reach"})["n_moves"]) == (0.0, 6)
     assert signs({"reach"})["wrong_sign_by_move"]["reach"] == 1.0
     assert signs({"mend"})["wrong_sign"] == pytest.approx(1 / 3)
     assert signs({"towards", "mend"})["contrary"] == 0.0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from surrogate.moves import KINDS, Speed, direction, move
+from surrogate.moves import KINDS, STEPS, Speed, direction, move
 from surrogate.protocols import Dataset, Measure
 
 
@@ -238,3 +238,16 @@ def test_at_the_worst_value_only_a_long_move_is_asked(
     assert small.isnan().tolist() == [True, False, False, False, True]
     assert long.isnan().tolist() == [False, False, False, False, True]
     assert long[0] == -1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_is_not_moved_past_the_truth(kind: str) -> None:
+    """Outputs that are nearly right, and far from each other: as long as they are spread would be far too long."""
+    outputs = torch.linspace(-5.0, 5.0, 200).unsqueeze(1)
+    perfect = outputs + 0.1 * torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+    moved = outputs + STEPS[kind] * direction(kind, outputs, perfect, torch.Generator().manual_seed(1))
+    share = (moved - outputs) / (perfect - outputs)
+    low, high = (-1.0, 0.0) if kind == "away" else (0.0, 1.0)
+    assert share.min() >= low - 1e-4
+    assert share.max() <= high + 1e-4
+    assert (share != 0.0).any()
