@@ -23,8 +23,8 @@ from torch import Tensor
 
 from surrogate.protocols import Additive
 
-CONFUSION_COLUMNS = ("tp", "fp", "fn", "tn", "tp_mean", "fp_mean", "fn_mean", "tn_mean")
-"""Soft counts as shares of their total, and the mean weight of the elements of each."""
+CONFUSION_COLUMNS = ("tp", "fp", "fn", "tn_of_all", "tp_mean", "fp_mean", "fn_mean", "tn_mean")
+"""Soft TP, FP and FN as shares of the three, TN as a share of all four, and the mean weight of the elements of each."""
 
 KNOTS = 128
 """Of a histogram, in all."""
@@ -74,9 +74,16 @@ def confusion_sums(outputs: Tensor, targets: Tensor, /, *, ignore_index: int | N
 
 
 def confusion_stats(sums: Tensor, /) -> Tensor:
-    """`(R, 8)` sums to `(R, 8)` statistics in [0, 1], as `CONFUSION_COLUMNS`; all 0 in a row without an element."""
+    """`(R, 8)` sums to `(R, 8)` statistics in [0, 1], as `CONFUSION_COLUMNS`; all 0 in a row without an element.
+
+    The counts of a rare class are next to nothing beside its TN: as shares of all elements they would say little of it,
+    and leave the range of what was recorded as soon as the model changes.
+    """
     soft, hard = sums[:, :4], sums[:, 4:]
-    return torch.cat([soft / soft.sum(1, keepdim=True).clamp_min(1e-12), soft / hard.clamp_min(1.0)], 1)
+    found, rest = soft[:, :3], soft[:, 3:]
+    found = found / found.sum(1, keepdim=True).clamp_min(1e-12)
+    rest = rest / soft.sum(1, keepdim=True).clamp_min(1e-12)
+    return torch.cat([found, rest, soft / hard.clamp_min(1.0)], 1)
 
 
 def confusion_additive(

@@ -80,6 +80,16 @@ def test_a_small_step_to_the_truth_raises_successes_and_lowers_errors() -> None:
         assert float(change[1][error]) < 0 >= float(change[0][error])
 
 
+def test_what_is_said_of_a_class_does_not_depend_on_how_rare_it_is() -> None:
+    """Nor on the size of the image: a thousand times the TN change the column of TN alone."""
+    counts = torch.tensor([[3.0, 1.0, 4.0, 8.0]])
+    rare = counts * torch.tensor([1.0, 1.0, 1.0, 1000.0])
+    usual, beside = (confusion_stats(torch.cat([0.5 * n, n], 1))[0] for n in (counts, rare))
+    assert usual[:4].tolist() == pytest.approx([3 / 8, 1 / 8, 4 / 8, 8 / 16])
+    assert usual[4:].tolist() == [0.5] * 4
+    assert beside.tolist() == pytest.approx([*usual[:3].tolist(), 8000 / 8008, *usual[4:].tolist()])
+
+
 def test_ignored_elements_are_in_no_sum_and_have_no_gradient() -> None:
     logits, labels = example(3, 4, 5)
     labels[:, 0] = 255
