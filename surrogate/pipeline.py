@@ -116,7 +116,7 @@ def evaluate(request: Request, *, split: str = "test") -> Stage[dict[str, Any]]:
             yield Progress(
                 "evaluate", 0, 1, message=f"evaluate: {folder} is not finished; its best epoch so far counts"
             )
-        after = work.model()
+        after = work.new_model()
         load_weights(folder / "model.safetensors", after)
         models["after"], scores["after"] = after, (yield from work.scores(after, split))
     try:

@@ -182,7 +182,7 @@ class Task(Protocol):
         ...
 
     def model(self) -> nn.Module:
-        """A new model, with `recipe.model.weights` loaded when named; random parts from the global generator."""
+        """A new model; random parts from the global generator. Weights that the recipe names are loaded by the core."""
         ...
 
     def baseline(self, name: str) -> nn.Module:

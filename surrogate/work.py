@@ -49,7 +49,10 @@ class Work:
 
     @cached_property
     def task(self) -> Task:
-        return self.app.open(self.recipe)
+        """Of a recipe without weights: they are loaded here (see `model`), and an app that forgets them, or loads them
+        where a new model is asked for, changes nothing."""
+        untrained = self.recipe.model.model_copy(update={"weights": ""})
+        return self.app.open(self.recipe.model_copy(update={"model": untrained}))
 
     @cached_property
     def engine(self) -> Engine:
@@ -82,21 +85,23 @@ class Work:
         return f"{self.task.score().spec}; {self.key} = mean over {rows}"
 
     def model(self) -> nn.Module:
-        """A new model, drawn from the recipe's seed."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed_of(self.recipe.seed))
-            return self.task.model()
+        """A model with the weights that the recipe names, or a new one; raises `DataError` where they do not fit it."""
+        model = self.new_model()
+        if self.recipe.model.weights:
+            load_weights(Path(self.recipe.model.weights), model)
+        return model
 
     def baseline_model(self) -> nn.Module:
         """The model of the `train` stage."""
-        model = self.model()
+        model = self.new_model()
         load_weights(self.run.model / "model.safetensors", model)
         return model
 
     def new_model(self) -> nn.Module:
-        """A model without any training, also where the recipe names weights."""
-        untrained = self.recipe.model.model_copy(update={"weights": ""})
-        return dataclasses.replace(self, recipe=self.recipe.model_copy(update={"model": untrained})).model()
+        """A model without any training, drawn from the recipe's seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_of(self.recipe.seed))
+            return self.task.model()
 
     def hand_made(self, loss: str) -> nn.Module:
         """A loss of the app's by name, or the user's own as `pkg.mod:factory`."""

@@ -83,14 +83,6 @@ def test_settings_of_another_measure_are_its_own() -> None:
     assert "beta=2, k=0.02" in app.open(build(TabularRecipe, table, where="test")).score().spec
 
 
-def test_weights_of_pytorch_are_taken(task: TabularTask, tmp_path: Path) -> None:
-    model = task.model()
-    torch.save(model.state_dict(), tmp_path / "model.pt")
-    given = {"model": {"weights": str(tmp_path / "model.pt")}, **SMALL}
-    again = app.open(build(TabularRecipe, given, where="test")).model()
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-
-
 def test_a_function_sees_what_it_takes_next_to_the_statistics_of_that() -> None:
     """Labels next to counts; probabilities next to curves for their order, or next to moments for their values."""
     logits, targets = outputs()

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from surrogate import plugins
 from surrogate.approximator import Surrogate
-from surrogate.errors import DataError, UsageError
+from surrogate.errors import UsageError
 from surrogate.recipe import Recipe, build, read_toml, to_toml
-from surrogate.weights import save_weights
 from surrogate_toy import app
 from surrogate_toy.app import ToyTask
 from surrogate_toy.data import Points
@@ -183,17 +182,12 @@ def test_app_and_measure_are_found_by_name() -> None:
     assert plugins.load_measure("toy", "step", facts={}, options={}).columns == ("x",)
 
 
-def test_model_starts_near_the_identity_and_takes_weights(tmp_path: Path) -> None:
+def test_model_starts_near_the_identity() -> None:
     u = torch.linspace(0, 2, 9)[:, None]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = task().model().requires_grad_(False)
     assert float((model(u) - u).abs().max()) < 0.8
-    save_weights(tmp_path / "line.safetensors", model)
-    again = task(model={"weights": str(tmp_path / "line.safetensors")}).model()
-    assert torch.equal(again(u), model(u))
-    with pytest.raises(DataError, match="nowhere"):
-        task(model={"weights": str(tmp_path / "nowhere.safetensors")}).model()
 
 
 def test_baseline_is_squared_error_and_the_only_one() -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from surrogate.errors import DataError, UsageError
 from surrogate.protocols import Dataset
 from surrogate.recipe import Recipe
-from surrogate.weights import load_weights
 from surrogate_segmentation import figures, networks
 from surrogate_segmentation.baselines import BASELINES, baseline
 from surrogate_segmentation.data import denormalise, open_data
@@ -90,11 +89,9 @@ class SegmentationTask:
         return splits["val"] if split == "test" and "test" not in splits else splits[split]
 
     def model(self) -> nn.Module:
-        """The network of the recipe, with its weights loaded when it names some."""
+        """The network of the recipe."""
         settings = self.recipe.model
         model = networks.build(settings.name, num_classes=len(self.data.classes), width=settings.width)
-        if settings.weights:
-            load_weights(Path(settings.weights), model)
         self._try(model)
         return model
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from surrogate.errors import UsageError
 from surrogate.recipe import Recipe
-from surrogate.weights import load_weights
 from surrogate_tabular import figures
 from surrogate_tabular.baselines import BASELINES, baseline
 from surrogate_tabular.data import Rows, open_table
@@ -76,15 +75,12 @@ class TabularTask:
         return self.table.splits[split]
 
     def model(self) -> nn.Module:
-        """A perceptron from `(B, D)` inputs to `(B, 2)` logits, or the weights that the recipe names."""
+        """A perceptron from `(B, D)` inputs to `(B, 2)` logits."""
         settings = self.recipe.model
         layers: list[nn.Module] = []
         for number in range(settings.depth):
             layers += [nn.Linear(settings.width if number else self.table.features, settings.width), nn.ReLU()]
-        model = nn.Sequential(*layers, nn.Linear(settings.width if layers else self.table.features, 2))
-        if settings.weights:
-            load_weights(Path(settings.weights), model)
-        return model
+        return nn.Sequential(*layers, nn.Linear(settings.width if layers else self.table.features, 2))
 
     def baseline(self, name: str) -> nn.Module:
         """A hand-made loss by name."""
