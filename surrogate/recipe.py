@@ -186,11 +186,14 @@ R = TypeVar("R", bound=Recipe)
 def build(kind: type[R], settings: Mapping[str, Any], *, where: str) -> R:
     """Settings as a checked recipe; `where` names their source in an error.
 
+    A table keeps what it is not given as the recipe's class has it: of `train: TrainRecipe = TrainRecipe(epochs=20)`
+    and a given batch size, the epochs are 20. But the settings of a measure are not those of another one.
+
     Raises:
         UsageError: an unknown key (with the nearest known name) or a value out of its range.
     """
     try:
-        return kind.model_validate(dict(settings))
+        return kind.model_validate(_over_defaults(kind, settings))
     except ValidationError as error:
         raise UsageError(f"{where}: {_first_complaint(kind, error)}") from None
 
@@ -268,6 +271,20 @@ def flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value
     return found
+
+
+def _over_defaults(kind: type[Recipe], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what is set in the class's default tables under them; pydantic takes one or the other."""
+    whole = dict(settings)
+    for name, field in kind.model_fields.items():
+        default, given = field.get_default(call_default_factory=True), settings.get(name)
+        if isinstance(default, Section) and isinstance(given, Mapping) and _goes_with(default, given):
+            whole[name] = {**default.model_dump(exclude_unset=True), **given}
+    return whole
+
+
+def _goes_with(default: Section, given: Mapping[str, Any]) -> bool:
+    return not isinstance(default, MeasureRecipe) or given.get("name", default.name) == default.name
 
 
 def _first_complaint(kind: type[Recipe], error: ValidationError) -> str:

@@ -61,7 +61,7 @@ class Refresh:
         if epoch == 1 and scores[KEY]["rows"] < FEW:
             message = (
                 f"finetune: drift is not watched: val has {scores[KEY]['rows']} of the {FEW} rows that it takes; "
-                "a smaller train.batch_size makes more of a metric of batches"
+                "in a new run, a smaller train.batch_size makes more of a metric of batches"
             )
             yield Progress("finetune", epoch, settings.epochs, message=message)
         gone = drifted(scores[KEY], least=settings.min_spearman)

@@ -210,6 +210,7 @@ def test_where_drift_cannot_be_seen_it_is_told_once(tmp_path: Path, measure: Mea
     blind = {**FINE, "rows": 2, "spearman": None}
     (told,) = made(1, blind)
     assert "drift is not watched: val has 2 of the 20 rows that it takes" in told
+    assert "in a new run, a smaller train.batch_size" in told  # this one has its recipe
     assert made(2, blind) == made(1, FINE) == []
 
 

@@ -16,6 +16,7 @@ from surrogate.recipe import (
     ModelRecipe,
     Recipe,
     Section,
+    TrainRecipe,
     build,
     differing_keys,
     merged,
@@ -57,7 +58,6 @@ def complaint(kind: type[Recipe] = TinyRecipe, **settings: Any) -> str:
         ({"model": {"widht": 3}}, "a.toml: unknown recipe key 'model.widht'; did you mean 'model.width'?"),
         ({"finetune": {"ce": 3}}, "a.toml: unknown recipe key 'finetune.ce'; known: batch_size, ce_mix, epochs"),
         ({"data": {"path": "x"}}, "a.toml: unknown recipe key 'data.path'; known: none"),
-        ({"measure": {}}, "a.toml: recipe key 'measure.name' is missing"),
         ({"fit": 3}, "a.toml: recipe key 'fit' is 3: "),
         ({"seed": -1}, "a.toml: recipe key 'seed' is -1: Input should be greater than or equal to 0"),
         ({"train": {"epochs": 0}}, "a.toml: recipe key 'train.epochs' is 0: Input should be greater than 0"),
@@ -90,6 +90,41 @@ def test_a_complaint_names_the_key_what_was_found_and_what_was_expected(
     settings: dict[str, Any], expected: str
 ) -> None:
     assert complaint(**settings).startswith(expected)
+
+
+def test_a_measure_without_a_name_is_told() -> None:
+    settings: dict[str, Any] = {"app": "tiny", "measure": {}, "data": {}, "model": {}}
+    assert complaint(Recipe, **settings) == "a.toml: recipe key 'measure.name' is missing"
+
+
+class OwnDefaults(TinyRecipe):
+    measure: MeasureRecipe = MeasureRecipe(name="f1", level="batch")  # type: ignore[call-arg]
+    train: TrainRecipe = TrainRecipe(epochs=20, batch_size=64)
+
+
+def test_what_is_given_of_a_table_leaves_the_rest_of_it_as_the_class_has_it() -> None:
+    recipe = build(OwnDefaults, {"train": {"epochs": 2}}, where="recipe")
+    assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.lr) == (2, 64, TrainRecipe().lr)
+    assert build(OwnDefaults, {}, where="recipe").train.epochs == 20
+    assert build(OwnDefaults, tomllib.loads(to_toml(recipe)), where="recipe") == recipe
+    wrong = complaint(OwnDefaults, train={"epohcs": 3})
+    assert wrong == "a.toml: unknown recipe key 'train.epohcs'; did you mean 'train.epochs'?"
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "options"),
+    [
+        ({"level": "sample"}, "f1", {"level": "sample"}),
+        ({"beta": 2}, "f1", {"level": "batch", "beta": 2}),
+        ({"name": "f1"}, "f1", {"level": "batch"}),
+        ({"name": "mcc"}, "mcc", {}),  # whose level is its own
+    ],
+)
+def test_a_measure_keeps_its_name_and_its_own_settings(
+    given: dict[str, Any], name: str, options: dict[str, Any]
+) -> None:
+    measure = build(OwnDefaults, {"measure": given}, where="recipe").measure
+    assert (measure.name, measure.options) == (name, options)
 
 
 def test_a_recipe_does_not_change_after_it_was_read() -> None:

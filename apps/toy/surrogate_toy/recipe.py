@@ -1,7 +1,4 @@
-"""The settings of a toy run: the core's tables with other defaults.
-
-They are defaults of subclasses, so that a recipe that sets one key of a table keeps the rest of them.
-"""
+"""The settings of a toy run: the core's tables with other defaults."""
 
 from __future__ import annotations
 
