@@ -31,9 +31,10 @@ Runs = dict[float, list[dict[str, Any]]]
 class Comparison:
     """What is asked for."""
 
-    losses: Sequence[str]
+    losses: Sequence[str] | None
     """Hand-made losses (the app's, or `pkg.mod:factory`), variants of the app, `surrogate` (the recipe's own),
-    `surrogate:MEASURE`; `A+B` is the mean of any of them and a hand-made loss."""
+    `surrogate:MEASURE`; `A+B` is the mean of any of them and a hand-made loss. None: the app's first one and
+    `surrogate`."""
     seeds: int
     lrs: Sequence[float] = ()
     """Each loss takes the one that is best on val in the first seed, of those that tie in the next; none: the
@@ -71,7 +72,8 @@ def compare(request: Request, comparison: Comparison) -> Stage[dict[str, Any]]:
         raise UsageError("compare: name a folder for it with --run, such as --run runs/compare")
     _check_asked(request, request.run, comparison)
     work = open_work(dataclasses.replace(request, run=request.run / "seed-0" / "base"))
-    losses = [_loss(work, name) for name in dict.fromkeys(comparison.losses)]
+    asked = (work.app.baselines[0], LEARNED) if comparison.losses is None else comparison.losses
+    losses = [_loss(work, name) for name in dict.fromkeys(asked)]
     lrs = list(comparison.lrs) or [work.recipe.finetune.lr]
     rows = {loss.name: _row(loss.name, lrs[0], []) for loss in losses}
     tried: dict[str, Runs] = {loss.name: {lr: [] for lr in lrs} for loss in losses}
@@ -108,8 +110,8 @@ def _check_asked(request: Request, run: Path, comparison: Comparison) -> None:
         raise UsageError(
             f"{run}: holds a run, not a comparison; name another folder, and give the run's settings again"
         )
-    if not comparison.losses:
-        raise UsageError("compare: no losses; name some, as by --losses ce,dice,surrogate")
+    if comparison.losses is not None and not comparison.losses:
+        raise UsageError("compare: no losses; name some, as by --losses surrogate, or leave --losses out")
     asked = dict(request.overrides)
     for key, instead in (("seed", "seeds 0 to N - 1 by --seeds N"), ("finetune.surrogate", "surrogates of its own")):
         if key in asked:

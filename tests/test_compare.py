@@ -111,6 +111,12 @@ def test_a_reader_gets_a_line_for_each_loss(compared, surrogate_cli):
         assert str(compared / name) in shown
 
 
+def test_without_losses_it_is_the_apps_usual_one_and_the_learned_one(tmp_path, surrogate_cli):
+    ended = surrogate_cli("compare", "--run", tmp_path, *TOY, "--seeds", 1, "--json")
+    assert ended.code == 0, ended.err
+    assert [row["loss"] for row in ended.json["rows"]] == ["before", "mse", "surrogate"]
+
+
 @pytest.mark.parametrize("mean", ["surrogate+mse", "mse+surrogate"])
 def test_one_surrogate_is_fitted_for_a_loss_and_its_means(mean, tmp_path, surrogate_cli):
     asked = ("--losses", f"surrogate,{mean}", "--seeds", 1, "--lrs", "0.01")

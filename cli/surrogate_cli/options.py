@@ -146,11 +146,13 @@ class CompareOptions(TrainOptions):
     """Of the comparison of losses; epochs and batch size are those of finetuning."""
 
     losses: Annotated[
-        str,
+        str | None,
         run_option(
-            metavar="A,B,...", help="Losses of the app, pkg.mod:factory, variants, surrogate, surrogate:MEASURE, A+B."
+            metavar="A,B,...",
+            help="Losses of the app, pkg.mod:factory, variants, surrogate, surrogate:MEASURE, A+B. Without --losses: "
+            "the app's usual loss and surrogate.",
         ),
-    ] = "ce,surrogate"
+    ] = None
     seeds: Annotated[int, run_option(metavar="N", min=1, help="Seeds, each with a baseline of its own.")] = 3
     lrs: Annotated[
         str | None,
@@ -174,7 +176,8 @@ class CompareOptions(TrainOptions):
             raise UsageError(f"--lrs {self.lrs}: expected numbers, such as 2e-4,5e-4") from None
         if not all(0 < lr < math.inf for lr in lrs):
             raise UsageError(f"--lrs {self.lrs}: expected positive, finite numbers")
-        return Comparison([name.strip() for name in self.losses.split(",") if name.strip()], self.seeds, lrs)
+        losses = None if self.losses is None else [name.strip() for name in self.losses.split(",") if name.strip()]
+        return Comparison(losses, self.seeds, lrs)
 
 
 Options = TypeVar("Options", bound=StageOptions)
