@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from surrogate.additive import batch_sums, sums_of
 from surrogate.batches import even_chunks, load_batches
 from surrogate.engine import Engine
+from surrogate.errors import UsageError
 from surrogate.progress import Progress, Stage
 from surrogate.protocols import Dataset, Measure, Score
 
@@ -37,6 +38,9 @@ def evaluate(
     same outputs.
 
     The model is left in evaluation mode. Batches come in the order of the data set.
+
+    Raises:
+        UsageError: outputs have no dimension beside that of the samples.
     """
     model.eval()
     plan = even_chunks(range(len(dataset)), batch_size)
@@ -44,10 +48,20 @@ def evaluate(
     counters: tuple[Counter, ...] = (score, mean, *beside)
     for step, (inputs, targets) in enumerate(engine.moved(load_batches(dataset, plan)), 1):
         outputs = model(inputs)
+        _check_shape(outputs)
         for counter in counters:
             counter.update(outputs, targets)
         yield Progress("evaluate", step, len(plan))
     return {name: value for counter in counters for name, value in counter.compute().items()}
+
+
+def _check_shape(outputs: Tensor) -> None:
+    """What regimes and moves work on; a shape of `(B,)` is broadcast to `(B, B)` there."""
+    if outputs.ndim < 2:
+        raise UsageError(
+            f"model: gives outputs of shape {tuple(outputs.shape)}; expected (B, C, ...), such as (B, 1) of one number "
+            "for a sample, by unsqueeze(1)"
+        )
 
 
 class Counter(Protocol):

@@ -90,15 +90,23 @@ class FunctionMeasure:
     def __signature__(self) -> inspect.Signature:
         """What `plugins.load_measure` looks at; only now is the app loaded."""
         asked = inspect.signature(plugins.load_app(self.app).standard).parameters
+        if "level" not in asked:
+            raise UsageError(f"app {self.app!r}: `standard` takes no `level`; give it that keyword, with a default")
         level = asked["level"].replace(default=self.level or asked["level"].default)
         return inspect.Signature(list({**asked, "level": level}.values()))
 
     def __call__(self, **settings: Any) -> Measure:
-        """The measure, from the facts of a task; raises `UsageError` at an unknown level or view."""
+        """The measure, from the facts of a task; raises `UsageError` at an unknown level or view, or where the app
+        has none."""
         bound = self.__signature__.bind(**settings)
         bound.apply_defaults()
         settings = bound.arguments
         standard = plugins.load_app(self.app).standard(**settings)
+        if not standard.views:
+            raise UsageError(
+                f"app {self.app!r} gives plain functions nothing to look at; write a surrogate.protocols.Measure "
+                "instead, or give the app `standard`"
+            )
         takes = self.takes or next(iter(standard.views))
         if takes not in standard.views:
             raise UsageError(f"takes={takes!r}: no view of app {self.app!r}; {nearest(takes, standard.views)}")

@@ -165,7 +165,7 @@ def _train(work: Work) -> Stage[dict[str, Any]]:
             result = yield from finetuning.finetune(
                 work.engine,
                 model,
-                work.task.baseline(work.app.baselines[0]),
+                work.usual_loss(),
                 work.task.dataset("train"),
                 validate=lambda m: work.scores(m, "val"),
                 select=work.baseline_selection(),
@@ -301,7 +301,7 @@ def _tuned(work: Work, folder: Path) -> Stage[dict[str, Any]]:
     yield from finetuning.finetune(
         work.engine,
         after,
-        finetuning.MixedLoss(loss, work.task.baseline(work.app.baselines[0]), mix=settings.ce_mix),
+        finetuning.MixedLoss(loss, work.usual_loss(), mix=settings.ce_mix),
         work.task.dataset("train"),
         validate=lambda m: work.scores(m, "val", beside()),
         select=work.selection(),

@@ -121,8 +121,24 @@ def clash(plugin: Plugin) -> str | None:
     return f"two packages bring it: {' and '.join(same)}; uninstall one" if len(same) > 1 else None
 
 
+def lacking(thing: object, protocol: type) -> list[str]:
+    """The members of a protocol that a thing does not have, sorted."""
+    members = {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}
+    return sorted(name for name in members if not hasattr(thing, name))
+
+
 def load(plugin: Plugin) -> Any:
-    """What an entry point names; raises `UsageError`, naming the package, when it does not load."""
+    """What an entry point names; raises `UsageError`, naming the package, when it does not load or is no whole app."""
+    loaded = _loaded(plugin)
+    if plugin.group == APPS and (missing := lacking(loaded, App)):
+        raise UsageError(
+            f"{plugin.target} of package {plugin.package} is no app: it has no {', '.join(missing)}; derive its class "
+            "from surrogate.protocols.App for the defaults, and write the rest"
+        )
+    return loaded
+
+
+def _loaded(plugin: Plugin) -> Any:
     try:
         return EntryPoint(plugin.name, plugin.target, plugin.group).load()
     except Exception as error:

@@ -8,9 +8,11 @@ belong to sample b; at levels "batch" and "dataset" all rows belong to the whole
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Generator, Tensor, nn
@@ -135,6 +137,11 @@ class Standard:
     """Targets made such that nothing of them counts; None where the app knows no void. For examples to check with."""
 
 
+def no_views(*, level: Level = "sample") -> Standard:  # noqa: ARG001
+    """Of an app that gives plain functions nothing: its measures are all written as a `Measure`."""
+    return Standard({})
+
+
 class Dataset(Protocol):
     """One split of a checked data set: samples by number, in a fixed order."""
 
@@ -166,67 +173,79 @@ class Score(Protocol):
 
 
 class Task(Protocol):
-    """An application bound to a recipe: its data checked, ready to be trained on."""
+    """An application bound to a recipe: its data checked, ready to be trained on.
 
-    facts: Mapping[str, Any]
+    Derive yours from it, or write all of it: what has a body here is the default of those that do.
+    """
+
+    facts: Mapping[str, Any] = MappingProxyType({})
     """What measures may need to know of the data, ready for JSON; segmentation: num_classes, ignore_index."""
-    headlines: Mapping[str, str]
+    headlines: Mapping[str, str] = MappingProxyType({})
     """Measures that have an exact data-set form in `Score.compute()`: measure name to key (segmentation: iou to miou).
     Checkpoints are chosen by it; by the measure's mean over rows where there is none. Those of the baseline are chosen
     by the first one, whatever is measured: many a metric is 0 until a model is good."""
     about: str
     """One line on the data found, for the screen: `CamVid: 367 train, 101 val, 233 test, 11 classes, 120x160`."""
 
+    @abstractmethod
     def dataset(self, split: str) -> Dataset:
         """The split `train`, `val` or `test`; a task without test data gives the same object for test as for val."""
         ...
 
+    @abstractmethod
     def model(self) -> nn.Module:
         """A new model; random parts from the global generator. Weights that the recipe names are loaded by the core."""
         ...
 
+    @abstractmethod
     def baseline(self, name: str) -> nn.Module:
         """A hand-made loss by name, called with outputs and targets."""
         ...
 
+    @abstractmethod
     def score(self) -> Score: ...
 
+    @abstractmethod
     def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The outputs of a perfect and confident model, of the shape of `outputs`; regimes and moves head for them."""
         ...
 
-    def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:  # noqa: ARG002
         """The task's own numbers on a fitted surrogate, and figures drawn into `folder` (none without matplotlib)."""
-        ...
+        return {}, []
 
     def figures(
-        self, folder: Path, models: Mapping[str, nn.Module], scores: Mapping[str, Mapping[str, Any]]
+        self,
+        folder: Path,  # noqa: ARG002
+        models: Mapping[str, nn.Module],  # noqa: ARG002
+        scores: Mapping[str, Mapping[str, Any]],  # noqa: ARG002
     ) -> list[Path]:
         """Draws models and their scores beside each other, by name and in order; none without matplotlib.
 
         Scores that are means over seeds have the standard deviations of the same names under `sd`.
         """
-        ...
+        return []
 
 
 class App(Protocol):
-    """An application: what an entry point of the group `surrogate.apps` names."""
+    """An application: what an entry point of the group `surrogate.apps` names. Derive yours from it, as from `Task`."""
 
     recipe: type[Recipe]
     """The settings, with the application's own `data` and `model` tables and defaults."""
-    recipes: Mapping[str, Path]
+    recipes: Mapping[str, Path] = MappingProxyType({})
     """The recipes shipped with the application, by name."""
-    variants: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     """Learned losses by name, each as what it changes in a recipe, by dotted key: `{"fit.columns": ["tp"]}`."""
     baselines: Sequence[str]
     """The names of its hand-made losses. The first one trains the baseline model and is mixed into finetuning."""
 
-    standard: Callable[..., Standard]
+    standard: Callable[..., Standard] = staticmethod(no_views)
     """Statistics and views for metrics that are plain functions; called with the facts it asks for and with `level`,
     whose default is the level that is usual for the app."""
-    example: str
+    example: str = ""
     """Source of a `metric(prediction, target)` of the usual view, in [0, 1]: what `surrogate plugins new` writes."""
 
+    @abstractmethod
     def open(self, recipe: Recipe) -> Task:
         """Binds the application to a recipe and checks its data; raises `DataError` or `UsageError`."""
         ...

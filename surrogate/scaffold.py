@@ -74,9 +74,15 @@ def new_package(name: str, *, app: str, folder: Path | None = None) -> list[Path
     `folder` is made, and by default is called as the package, in the working directory.
 
     Raises:
-        UsageError: not a name, an installed one, no such app, or the folder exists.
+        UsageError: not a name, an installed one, no such app, one without an example, or the folder exists.
     """
     _check_name(name, app)
+    example = plugins.load_app(app).example.strip()
+    if not example:
+        raise UsageError(
+            f"app {app!r} has no example of a plain function to begin with; write a surrogate.protocols.Measure, or "
+            "give the app `example` and `standard`"
+        )
     package = "-".join(("surrogate", *re.findall(r"[a-z0-9]+", app.lower()), *re.findall(r"[a-z0-9]+", name)))
     told = {
         "name": name,
@@ -84,7 +90,7 @@ def new_package(name: str, *, app: str, folder: Path | None = None) -> list[Path
         "app": app,
         "package": package,
         "module": package.replace("-", "_"),
-        "metric": plugins.load_app(app).example.strip(),
+        "metric": example,
     }
     root = folder or Path(package)
     try:

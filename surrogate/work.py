@@ -103,9 +103,25 @@ class Work:
             torch.manual_seed(seed_of(self.recipe.seed))
             return self.task.model()
 
+    def usual_loss(self) -> nn.Module:
+        """The app's first loss, which trains the baseline model."""
+        return self.hand_made(self.app.baselines[0])
+
     def hand_made(self, loss: str) -> nn.Module:
-        """A loss of the app's by name, or the user's own as `pkg.mod:factory`."""
-        return OwnLoss(loss, self.task.facts) if ":" in loss else self.task.baseline(loss)
+        """A loss of the app's by name, or the user's own as `pkg.mod:factory`.
+
+        Raises:
+            UsageError: it cannot be made, or is no module.
+        """
+        if ":" in loss:
+            return OwnLoss(loss, self.task.facts)
+        made = self.task.baseline(loss)
+        if not isinstance(made, nn.Module):
+            raise UsageError(
+                f"app {self.recipe.app!r}: baseline({loss!r}) gave a {type(made).__name__}; expected a torch.nn.Module "
+                "that is called with outputs and targets, such as nn.MSELoss()"
+            )
+        return made
 
     def selection(self) -> Selection:
         """Checkpoints are chosen by the measure's exact data-set form where the task has one, else by its mean."""

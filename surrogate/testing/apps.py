@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from surrogate import plugins
-from surrogate.protocols import App, Dataset, Task
+from surrogate.moves import STEPS, direction, move
+from surrogate.protocols import App, Dataset, Measure, Task
 from surrogate.recipe import Recipe, build, read_toml
+from surrogate.regimes import REGIMES, change
 from surrogate.testing.demands import demand
 from surrogate.testing.example import SIZES, example_of
 from surrogate.testing.measures import check_measure
@@ -26,6 +31,7 @@ def check_app(app: App, recipe: Recipe) -> None:
     _check_settings(app, recipe)
     task = app.open(recipe)
     _check_facts(task)
+    _check_standard(app, task)
     for split in ("train", "val", "test"):
         _check_dataset(task.dataset(split), split)
     measure = plugins.load_measure(recipe.app, recipe.measure.name, facts=task.facts, options=recipe.measure.options)
@@ -34,16 +40,17 @@ def check_app(app: App, recipe: Recipe) -> None:
         outputs = _check_model(task, inputs, seed=recipe.seed)
         if not measure.metric(outputs, targets).isnan().all():
             break
-    perfect = task.perfect(outputs, targets)
-    demand(perfect.shape == outputs.shape, "perfect: give it the shape of outputs")
+    perfect = _check_perfect(task, outputs, targets)
     check_measure(measure, outputs, targets, perfect=perfect)
+    _check_changes(measure, outputs, targets, perfect, seed=recipe.seed)
     for name in app.baselines:
         _check_baseline(task, name, outputs, targets)
     _check_score(task, outputs, targets)
 
 
 def _check_settings(app: App, recipe: Recipe) -> None:
-    """The recipe is the app's, the shipped ones can be built, and there is a loss to train with."""
+    """Nothing is missing, the recipe is the app's, the shipped ones can be built, and there is a loss to train with."""
+    _check_whole("app", app, App)
     demand(isinstance(recipe, app.recipe), f"recipe: a {type(recipe).__name__}; give a {app.recipe.__name__}")
     for path in app.recipes.values():
         build(app.recipe, {"app": recipe.app, **read_toml(path)}, where=str(path))
@@ -52,8 +59,23 @@ def _check_settings(app: App, recipe: Recipe) -> None:
 
 def _check_facts(task: Task) -> None:
     """They are stored with a surrogate and compared when it is loaded."""
+    _check_whole("task", task, Task)
     _check_json("facts", dict(task.facts))
     demand(bool(task.about) and "\n" not in task.about, "about: say in one line which data was found")
+
+
+def _check_whole(what: str, thing: object, protocol: type) -> None:
+    missing = ", ".join(plugins.lacking(thing, protocol))
+    demand(not missing, f"{what}: has no {missing}; derive its class from {protocol.__name__}, and write the rest")
+
+
+def _check_standard(app: App, task: Task) -> None:
+    """Plain functions find what to look at, and `plugins new` a function that looks at it."""
+    level = inspect.signature(app.standard).parameters.get("level")
+    demand(level is not None and level.default is not level.empty, "standard: give it a keyword `level` with a default")
+    views = app.standard(**plugins.asked(app.standard, task.facts)).views
+    without = "standard: has no view" if app.example else "example: is empty, and standard has views"
+    demand(bool(views) == bool(app.example.strip()), f"{without}; give both, for plain functions, or neither")
 
 
 def _check_dataset(dataset: Dataset, split: str) -> None:
@@ -71,19 +93,58 @@ def _check_dataset(dataset: Dataset, split: str) -> None:
 
 
 def _check_model(task: Task, inputs: Tensor, *, seed: int) -> Tensor:
-    """Takes a batch of samples and gives finite outputs; these are returned."""
+    """Takes a batch of samples and gives finite `(B, C, ...)` outputs; these are returned."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         outputs: Tensor = task.model().eval()(inputs)
+    shape = tuple(outputs.shape)
+    demand(len(shape) > 1, f"model: outputs of shape {shape}; give (B, C, ...), such as (B, 1) by unsqueeze(1)")
     demand(len(outputs) == len(inputs), f"model: {len(outputs)} outputs for {len(inputs)} inputs; give one each")
     demand(bool(outputs.isfinite().all()), "model: outputs are not finite; check its initial weights")
     return outputs
 
 
+def _check_perfect(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
+    """As outputs are, so that these can be led to them; returned."""
+    perfect = task.perfect(outputs, targets)
+    for what in ("shape", "dtype"):
+        found, expected = getattr(perfect, what), getattr(outputs, what)
+        demand(found == expected, f"perfect: {what} {found} for outputs of {expected}; give it the {what} of outputs")
+    demand(bool(perfect.isfinite().all()), "perfect: not finite; give outputs that a very good model might")
+    return perfect
+
+
+def _check_changes(measure: Measure, outputs: Tensor, targets: Tensor, perfect: Tensor, *, seed: int) -> None:
+    """What collecting does: every regime and every kind of move, and the measure of what they make of the outputs."""
+    generator = Generator().manual_seed(seed)
+    for name in REGIMES:
+        with _told(f"regime {name}"):
+            changed = change(name, outputs, perfect, generator)
+            rows = measure.stats(changed, targets), measure.metric(changed, targets)
+        demand(
+            changed.shape == outputs.shape, f"regime {name}: shape {tuple(changed.shape)} for {tuple(outputs.shape)}"
+        )
+        demand(len(rows[0]) == len(rows[1]), f"regime {name}: {len(rows[0])} rows of stats, {len(rows[1])} of metric")
+    for kind, step in STEPS.items():
+        with _told(f"move {kind}"):
+            move(measure, outputs, targets, direction(kind, outputs, perfect, generator), step=step)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise AssertionError(f"{what}: the measure of it raised {told}; it has to take any outputs") from error
+
+
 def _check_baseline(task: Task, name: str, outputs: Tensor, targets: Tensor) -> None:
-    """A finite scalar with a finite gradient."""
+    """A module that gives a finite scalar with a finite gradient."""
+    made = task.baseline(name)
+    demand(isinstance(made, nn.Module), f"baseline {name}: a {type(made).__name__}; give a torch.nn.Module")
     leaf = outputs.detach().clone().requires_grad_()
-    loss = task.baseline(name)(leaf, targets)
+    loss = made(leaf, targets)
     demand(loss.ndim == 0, f"baseline {name}: shape {tuple(loss.shape)}; return a scalar")
     demand(loss.requires_grad, f"baseline {name}: no gradient; compute it from outputs without detach")
     (gradient,) = torch.autograd.grad(loss, leaf)

@@ -74,12 +74,22 @@ def test_the_built_in_apps_arrive_as_a_strangers_do() -> None:
 
 
 def test_an_app_is_loaded_and_its_neighbour_is_not(install: Install) -> None:
-    modules = {"nowhere_app": "app = 'the app'", "exploding": "raise RuntimeError('boom')"}
+    modules = {"nowhere_app": "from surrogate_toy import app", "exploding": "raise RuntimeError('boom')"}
     install("plain", {"surrogate.apps": {"nowhere": "nowhere_app:app", "bad": "exploding:app"}}, modules)
-    assert plugins.load_app("nowhere") == "the app"
+    assert plugins.load_app("nowhere") is plugins.load_app("toy")
     assert "exploding" not in sys.modules
     with pytest.raises(UsageError, match=r"no app is called 'nowere'; did you mean 'nowhere'\?"):
         plugins.load_app("nowere")
+
+
+def test_what_is_no_whole_app_is_told_with_what_it_lacks(install: Install) -> None:
+    source = "class Bare:\n    recipe, baselines, recipes, variants, open = None, (), {}, {}, None\napp = Bare()"
+    install("plain", {"surrogate.apps": {"bare": "bare_app:app"}}, {"bare_app": source})
+    told = (
+        "bare_app:app of package plain is no app: it has no example, standard; derive its class from surrogate.protoc"
+    )
+    with pytest.raises(UsageError, match=told):
+        plugins.load_app("bare")
 
 
 @pytest.mark.parametrize(

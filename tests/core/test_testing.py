@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import mse_loss
 
 import surrogate_segmentation
 import surrogate_toy
 from surrogate.additive import additive_measure
 from surrogate.errors import UsageError
-from surrogate.protocols import Additive, Measure
+from surrogate.protocols import Additive, App, Measure, Standard, no_views
 from surrogate.recipe import MeasureRecipe, build
-from surrogate.testing import check_app, check_measure
+from surrogate.testing import apps, check_app, check_measure
 from surrogate.testing.measures import measure_outcomes
 from surrogate_segmentation.measures import iou
 from surrogate_toy.app import ToyApp, ToyScore, ToyTask
@@ -359,6 +360,20 @@ def with_model(weight: float) -> dict[str, Any]:
     return {"model": model}
 
 
+def with_outputs(made: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The model's outputs made into others."""
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(1, 1)
+
+        def forward(self, points: Tensor) -> Tensor:
+            return made(self.line(points))
+
+    return {"model": lambda self: Other()}  # noqa: ARG005
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -368,7 +383,11 @@ def with_model(weight: float) -> dict[str, Any]:
         (with_points(Ragged), r"train: samples of shapes .*make them equal"),
         (with_points(Nameless), r"train: sample 0 has no name"),
         (with_model(NAN), r"model: outputs are not finite"),
-        ({"perfect": lambda self, o, t: o[:1]}, r"perfect: give it the shape of outputs"),  # noqa: ARG005
+        (with_outputs(lambda x: x[:, 0]), r"model: outputs of shape \(3,\); give \(B, C, ...\), such as \(B, 1\)"),
+        ({"perfect": lambda self, o, t: o[:1]}, r"perfect: shape .*1, 1.* for outputs of .*3, 1.*; give it the shape"),  # noqa: ARG005
+        ({"perfect": lambda self, o, t: o.double()}, r"perfect: dtype torch.float64 for outputs of torch.float32"),  # noqa: ARG005
+        ({"perfect": lambda self, o, t: o / 0.0}, r"perfect: not finite"),  # noqa: ARG005
+        ({"baseline": lambda self, name: mse_loss}, r"baseline mse: a function; give a torch.nn.Module"),  # noqa: ARG005
         ({"perfect": lambda self, o, t: 0.0 * o}, r"perfect: left with a loss of 0.9\d+ of 1"),  # noqa: ARG005
         ({"baseline": lambda self, name: Vector()}, r"baseline mse: shape \(3, 1\); return a scalar"),  # noqa: ARG005
         ({"baseline": lambda self, name: Constant()}, r"baseline mse: no gradient"),  # noqa: ARG005
@@ -389,6 +408,60 @@ def test_an_app_that_breaks_its_contract(changes: dict[str, Any], message: str) 
     app = BrokenApp()
     with pytest.raises(AssertionError, match=message):
         check_app(app, build(app.recipe, {}, where="test"))
+
+
+def no_level() -> Standard:
+    return Standard({})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baselines": ()}, r"baselines: name one"),
+        ({"example": ""}, r"example: is empty, and standard has views; give both"),
+        ({"standard": staticmethod(no_views)}, r"standard: has no view; give both, for plain functions, or neither"),
+        ({"standard": staticmethod(no_level)}, r"standard: give it a keyword `level` with a default"),
+    ],
+)
+def test_an_app_that_is_not_whole(changes: dict[str, Any], message: str) -> None:
+    app = type("BrokenApp", (ToyApp,), changes)()
+    with pytest.raises(AssertionError, match=message):
+        check_app(app, build(app.recipe, {}, where="test"))
+
+
+def test_what_an_app_and_its_task_lack_is_named() -> None:
+    class Bare:
+        recipe, baselines = ToyApp.recipe, ("mse",)
+
+        def open(self, recipe: Any) -> Any:  # noqa: ARG002
+            return object()
+
+    recipe = build(ToyApp.recipe, {}, where="test")
+    with pytest.raises(AssertionError, match=r"app: has no example, recipes, standard, variants; derive its class"):
+        check_app(Bare(), recipe)  # type: ignore[arg-type]
+    derived = type("Derived", (Bare, App), {})()
+    with pytest.raises(AssertionError, match=r"task: has no about, baseline, dataset, .*; derive its class from Task"):
+        check_app(derived, recipe)
+
+
+@pytest.mark.parametrize(
+    ("names", "perfect", "message"),
+    [(("model", "sharper"), 1.0, "regime sharper"), ((), 9.0, "move towards")],
+)
+def test_a_measure_that_raises_where_a_model_does_not_go(
+    names: tuple[str, ...], perfect: float, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But collecting does, hours later."""
+
+    def metric(outputs: Tensor, targets: Tensor, /) -> Tensor:
+        if outputs.abs().max() > 1.0:
+            raise IndexError("no such bin")
+        return step().metric(outputs, targets)
+
+    monkeypatch.setattr(apps, "REGIMES", names)
+    outputs = torch.tensor([[-1.0], [1.0]])
+    with pytest.raises(AssertionError, match=f"{message}: the measure of it raised IndexError: no such bin"):
+        apps._check_changes(replace(step(), metric=metric), outputs, outputs, perfect * outputs, seed=0)
 
 
 def test_a_recipe_of_another_app_or_measure() -> None:

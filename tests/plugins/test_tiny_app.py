@@ -6,12 +6,14 @@ Is a point inside the unit circle? Judged by F1, which has no gradient.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from surrogate import pipeline
+from surrogate import pipeline, plugins
 from surrogate.recipe import build
 from surrogate.testing import check_app
 
@@ -20,6 +22,7 @@ import torch
 from torch import nn
 
 from surrogate.additive import additive_measure
+from surrogate.protocols import App, Task
 from surrogate.recipe import CollectRecipe, MeasureRecipe, ModelRecipe, Recipe, Section
 from surrogate.statistics import CONFUSION_COLUMNS, confusion_additive, confusion_sums
 
@@ -68,9 +71,9 @@ class Score:
         return {"f1": f1(self.counts).nan_to_num().item()}
 
 
-class Circle:
-    recipe, recipes, variants, baselines = CircleRecipe, {}, {}, ("ce",)
-    facts, headlines, about, score = {}, {"f1": "f1"}, "points around a circle", Score
+class Circle(App, Task):
+    recipe, baselines = CircleRecipe, ("ce",)
+    headlines, about, score = {"f1": "f1"}, "points around a circle", Score
 
     def open(self, recipe):
         return self
@@ -87,29 +90,76 @@ class Circle:
     def perfect(self, outputs, targets):
         return torch.zeros_like(outputs).scatter_(1, targets[:, None], 9.0)
 
-    def report_fit(self, *_):
-        return {}, []
-
-    def figures(self, *_):
-        return []
-
 
 app = Circle()
+"""
+PLAIN = """
+
+from surrogate.from_function import measure_from_function
+plain = measure_from_function(lambda prediction, target: 0.5, app="circle")
 """
 
 
 @pytest.fixture
-def circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The app as an installed package: a module, and its entry points in the metadata beside it."""
-    (tmp_path / "circle_app.py").write_text(SOURCE, encoding="utf-8")
+def circle(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The app as an installed package: a module, and its entry points in the metadata beside it.
+
+    A test's parameter is a pair of texts: what it replaces in the source, and by what.
+    """
+    source = SOURCE.replace(*getattr(request, "param", ("", "")))
+    (tmp_path / "circle_app.py").write_text(source + PLAIN, encoding="utf-8")
     metadata = tmp_path / "circle_app-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: circle-app\nVersion: 1.0\n", encoding="utf-8")
     points = "[surrogate.apps]\ncircle = circle_app:app\n[surrogate.measures.circle]\nf1 = circle_app:measure\n"
+    points += "plain = circle_app:plain\n"
     (metadata / "entry_points.txt").write_text(points, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "circle"
     sys.modules.pop("circle_app", None)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("plugins new mine --app circle", "error: app 'circle' has no example of a plain function to begin with; "),
+        ("plugins check plain --app circle", "error: app 'circle' gives plain functions nothing to look at; write a "),
+        ("fit --app circle --measure plain", "error: app 'circle' gives plain functions nothing to look at; write a "),
+    ],
+)
+def test_what_it_gives_plain_functions_is_nothing_and_told(
+    circle: str,  # noqa: ARG001
+    command: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    surrogate_cli: Callable[..., Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = surrogate_cli(*command.split())
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert ended.err.startswith(told)
+
+
+def test_a_measure_of_its_own_is_checked_all_the_same(circle: str, surrogate_cli: Callable[..., Any]) -> None:
+    ended = surrogate_cli("plugins", "check", "f1", "--app", circle, "--json")
+    assert (ended.code, ended.json["ok"]) == (0, True)
+
+
+@pytest.mark.parametrize("circle", [("nn.CrossEntropyLoss()", "nn.functional.cross_entropy")], indirect=True)
+def test_a_baseline_that_is_no_module_is_told(circle: str, tmp_path: Path, surrogate_cli: Callable[..., Any]) -> None:
+    ended = surrogate_cli("train", "--app", circle, "--run", tmp_path / "run", "--quiet")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert ended.err.startswith("error: app 'circle': baseline('ce') gave a function; expected a torch.nn.Module that")
+
+
+@pytest.mark.parametrize("circle", [("nn.Linear(16, 2))", "nn.Linear(16, 1), nn.Flatten(0))")], indirect=True)
+def test_outputs_of_no_channel_are_told(circle: str, tmp_path: Path, surrogate_cli: Callable[..., Any]) -> None:
+    weights = tmp_path / "model.pt"
+    torch.save(plugins.load_app(circle).model().state_dict(), weights)
+    ended = surrogate_cli("train", "--app", circle, "--run", tmp_path / "run", "--weights", weights, "--quiet")
+    assert (ended.code, ended.err.count("\n")) == (2, 1), ended.err
+    assert ended.err.startswith("error: model: gives outputs of shape (8,); expected (B, C, ...), such as (B, 1)")
 
 
 def test_a_whole_app_is_under_80_lines() -> None:
@@ -117,8 +167,6 @@ def test_a_whole_app_is_under_80_lines() -> None:
 
 
 def test_it_keeps_the_contract_and_goes_through_every_stage(circle: str, tmp_path: Path) -> None:
-    from surrogate import plugins
-
     app = plugins.load_app(circle)
     check_app(app, build(app.recipe, {"app": circle}, where="test"))
     changes = {

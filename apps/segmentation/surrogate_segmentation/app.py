@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.errors import DataError, UsageError
-from surrogate.protocols import Dataset
+from surrogate.protocols import App, Dataset, Task
 from surrogate.recipe import Recipe
 from surrogate_segmentation import figures, networks
 from surrogate_segmentation.baselines import BASELINES, baseline
@@ -38,7 +38,7 @@ _SHOWN = 5
 """Images in the strip."""
 
 
-class SegmentationApp:
+class SegmentationApp(App):
     """What the entry point `segmentation` names."""
 
     recipe = SegmentationRecipe
@@ -57,7 +57,7 @@ class SegmentationApp:
         return SegmentationTask(recipe)
 
 
-class SegmentationTask:
+class SegmentationTask(Task):
     """Segmentation of one data set by one network."""
 
     headlines: Mapping[str, str] = {  # noqa: RUF012: read only
@@ -115,10 +115,6 @@ class SegmentationTask:
     def perfect(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See `perfect_outputs`."""
         return perfect_outputs(outputs, targets, ignore_index=self.data.ignore_index)
-
-    def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:  # noqa: ARG002
-        """Nothing beyond what the core reports."""
-        return {}, []
 
     def figures(
         self, folder: Path, models: Mapping[str, nn.Module], scores: Mapping[str, Mapping[str, Any]]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.errors import UsageError
+from surrogate.protocols import App, Task
 from surrogate.recipe import Recipe
 from surrogate_tabular import figures
 from surrogate_tabular.baselines import BASELINES, baseline
@@ -26,7 +27,7 @@ _OPTIONS = ("beta", BETA, "fbeta"), ("k", K, "precision-at-k")
 """Settings of the metrics that are always told, and the measure whose options set them."""
 
 
-class TabularApp:
+class TabularApp(App):
     """What the entry point `tabular` names."""
 
     recipe = TabularRecipe
@@ -34,7 +35,6 @@ class TabularApp:
         path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
     }
     baselines = BASELINES
-    variants: Mapping[str, Mapping[str, Any]] = {}
     standard = staticmethod(standard)
     example = EXAMPLE
 
@@ -45,10 +45,9 @@ class TabularApp:
         return TabularTask(recipe)
 
 
-class TabularTask:
+class TabularTask(Task):
     """Two classes of one table, told apart by one network."""
 
-    facts: Mapping[str, Any] = {}
     headlines: Mapping[str, str] = {  # noqa: RUF012: read only
         name: name.replace("-", "_")
         for name in ("average-precision", "auroc", "fbeta", "mcc", "kappa", "balanced-accuracy", "precision-at-k")
@@ -98,10 +97,6 @@ class TabularTask:
         sign = torch.where(targets == 1, 1.0, -1.0).to(outputs)
         margin = sign * (sign * (outputs[:, 1] - outputs[:, 0])).clamp_min(_CONFIDENT)
         return torch.stack([middle - 0.5 * margin, middle + 0.5 * margin], 1)
-
-    def report_fit(self, surrogate: nn.Module, folder: Path) -> tuple[dict[str, Any], list[Path]]:  # noqa: ARG002
-        """Nothing beyond what the core reports."""
-        return {}, []
 
     @torch.no_grad()
     def figures(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.errors import UsageError, nearest
+from surrogate.protocols import App, Task
 from surrogate.recipe import Recipe
 from surrogate_toy import figures
 from surrogate_toy.data import Points
@@ -27,13 +28,11 @@ _BEST = 0.999
 """Just left of the jump; f has no least value to give."""
 
 
-class ToyApp:
+class ToyApp(App):
     """What the entry point `toy` names."""
 
     recipe = ToyRecipe
-    recipes: Mapping[str, Path] = {}
     baselines = ("mse",)
-    variants: Mapping[str, Mapping[str, Any]] = {}
     standard = staticmethod(standard)
     example = EXAMPLE
 
@@ -44,10 +43,9 @@ class ToyApp:
         return ToyTask(recipe)
 
 
-class ToyTask:
+class ToyTask(Task):
     """x from u on [0, 2], by a line."""
 
-    facts: Mapping[str, Any] = {}
     headlines: Mapping[str, str] = {"step": "f"}
 
     def __init__(self, recipe: ToyRecipe) -> None:
