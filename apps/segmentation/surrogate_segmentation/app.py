@@ -42,7 +42,7 @@ class SegmentationApp(App):
     """What the entry point `segmentation` names."""
 
     recipe = SegmentationRecipe
-    recipes: Mapping[str, Path] = {  # read only  # noqa: RUF012
+    recipes: Mapping[str, Path] = {
         path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
     }
     baselines = BASELINES
@@ -60,7 +60,7 @@ class SegmentationApp(App):
 class SegmentationTask(Task):
     """Segmentation of one data set by one network."""
 
-    headlines: Mapping[str, str] = {  # read only  # noqa: RUF012
+    headlines: Mapping[str, str] = {
         "iou": "miou",
         "image-iou": "image_miou",
         "worst-quartile-iou": "worst_quartile_miou",

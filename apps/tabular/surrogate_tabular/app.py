@@ -31,7 +31,7 @@ class TabularApp(App):
     """What the entry point `tabular` names."""
 
     recipe = TabularRecipe
-    recipes: Mapping[str, Path] = {  # read only  # noqa: RUF012
+    recipes: Mapping[str, Path] = {
         path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))
     }
     baselines = BASELINES
@@ -48,7 +48,7 @@ class TabularApp(App):
 class TabularTask(Task):
     """Two classes of one table, told apart by one network."""
 
-    headlines: Mapping[str, str] = {  # read only  # noqa: RUF012
+    headlines: Mapping[str, str] = {
         name: name.replace("-", "_")
         for name in ("average-precision", "auroc", "fbeta", "mcc", "kappa", "balanced-accuracy", "precision-at-k")
     }
