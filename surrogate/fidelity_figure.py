@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from surrogate.fidelity import fidelity
 from surrogate.heldout import HeldOut
 from surrogate.moves import KINDS
 
@@ -43,15 +44,14 @@ def draw_fidelity(path: Path, held: HeldOut, models: Mapping[str, nn.Module]) ->
 
 
 def _values(axes: Axes, held: HeldOut, model: nn.Module, name: str) -> None:
-    from scipy.stats import spearmanr
-
     rows = held.rows
     with torch.no_grad():
         predicted = model(rows.stats)
     _scatter(axes, rows.value, predicted, rows.regime, held.regimes)
     axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, zorder=1)
-    rank = spearmanr(predicted.numpy(), rows.value.numpy()).statistic
-    _labelled(axes, f"{name}, held-out rows: Spearman {rank:.3f}", "true loss, 0 best", "foretold loss")
+    rank = fidelity(predicted, rows.value, rows.sample)["spearman"]
+    told = "undefined" if rank is None else f"{rank:.3f}"
+    _labelled(axes, f"{name}, held-out rows: Spearman {told}", "true loss, 0 best", "foretold loss")
 
 
 def _moves(axes: Axes, held: HeldOut, model: nn.Module) -> None:

@@ -95,6 +95,13 @@ def test_the_picture_has_a_panel_for_each_model_and_one_for_moves(rows: Rows, tm
     assert (right == (0xFB, 0xE3, 0xE4)).all(2).mean() > 0.2  # two quadrants of four
 
 
+def test_a_picture_of_one_prediction_for_all_rows(rows: Rows, tmp_path: Path) -> None:
+    """Which has no rank correlation: of a model that finds nothing yet, say."""
+    pytest.importorskip("matplotlib")
+    flat = Analytic(lambda stats: 0.0 * stats[:, 0])
+    assert draw_fidelity(tmp_path / "fidelity.png", few_held_out(rows), {"surrogate": flat})
+
+
 def test_a_picture_without_a_move_that_changed_anything(rows: Rows, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     still = moves(torch.zeros(3), torch.zeros(3), torch.zeros(3, dtype=torch.int64))
