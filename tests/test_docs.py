@@ -4,6 +4,8 @@ A block ```sh or ```python may stand under one of two markers:
 
 <!-- not run: needs VOC -->      never run; the reason is for the reader of the source
 <!-- run: slow -->               run by `make test-all`
+<!-- file: surrogate_labels.py -->   written into the folder; of a pyproject.toml (```toml) the package is there, as
+                                     if installed
 
 The blocks of a page run in order, in one folder and one namespace. `runs/segmentation` is there, fitted; `images`,
 `logits` and `labels` are what its model takes and gives. Commands run on a handful of small images, for an epoch.
@@ -11,11 +13,13 @@ The blocks of a page run in order, in one folder and one namespace. `runs/segmen
 
 from __future__ import annotations
 
+import configparser
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +69,19 @@ class Block:
     def run(self) -> bool:
         return not self.marker.startswith("not run: ")
 
+    @property
+    def file(self) -> str:
+        return self.marker.removeprefix("file: ") if self.marker.startswith("file: ") else ""
+
 
 def blocks(path: Path) -> Iterator[Block]:
-    """The blocks of a page that are commands or Python."""
+    """The blocks of a page that are commands, Python or a file."""
     text = path.read_text(encoding="utf-8")
-    for found in re.finditer(r"(?:<!--(.*?)-->\n)?^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for found in re.finditer(r"(?:<!--(.*?)-->\n)?^```(sh|python|toml)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         line = text.count("\n", 0, found.start(2)) + 1
-        yield Block(path.name, line, found[2], found[3], (found[1] or "").strip())
+        block = Block(path.name, line, found[2], found[3], (found[1] or "").strip())
+        if block.language != "toml" or block.file:
+            yield block
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -80,6 +90,21 @@ def commands(text: str) -> Iterator[list[str]]:
         words = shlex.split(line, comments=True)
         if words and line.strip().split("  ")[0] not in SETTLED:
             yield words
+
+
+def write(block: Block) -> None:
+    """A file of the page; with a pyproject.toml the metadata of its package beside it, as installing writes it."""
+    Path(block.file).write_text(block.text, encoding="utf-8")
+    if block.file == "pyproject.toml":
+        project = tomllib.loads(block.text)["project"]
+        name, version = project["name"], project["version"]
+        metadata = Path(f"{name.replace('-', '_')}-{version}.dist-info")
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        points = configparser.ConfigParser()
+        points.read_dict(project["entry-points"])
+        with (metadata / "entry_points.txt").open("w") as file:
+            points.write(file)
 
 
 def at_a_tiny_size(words: list[str], data: Path) -> list[str]:
@@ -123,10 +148,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copytree(home / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def namespace() -> dict[str, Any]:
@@ -144,7 +172,9 @@ def run_page(path: Path, data: Path, *, slow: bool) -> None:
         if not block.run or (block.marker == "run: slow" and not slow):
             continue
         try:
-            if block.language == "python":
+            if block.file:
+                write(block)
+            elif block.language == "python":
                 exec(compile(block.text, f"{block.page}:{block.line}", "exec"), names)
             else:
                 for words in commands(block.text):
@@ -176,8 +206,13 @@ def test_the_slow_blocks_of_a_page_run_too(page: Path, home: Path, here: Path) -
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_marker_is_one_that_is_known_and_gives_a_reason(page: Path) -> None:
     for block in blocks(page):
-        known = not block.marker or block.marker == "run: slow" or re.fullmatch(r"not run: \S.+", block.marker)
+        known = not block.marker or block.marker == "run: slow" or re.fullmatch(r"(not run|file): \S.*", block.marker)
         assert known, f"{block.page}, line {block.line}: marker {block.marker!r}"
+
+
+def test_the_app_of_its_page_is_under_80_lines_of_code() -> None:
+    (app,) = (block for block in blocks(ROOT / "docs" / "bring-your-app.md") if block.file.endswith(".py"))
+    assert sum(bool(line.strip()) for line in app.text.splitlines()) < 80
 
 
 def test_links_between_pages_lead_somewhere() -> None:
