@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from surrogate.fidelity import fidelity
+from surrogate.fidelity import fidelity, wrong_sign
 from surrogate.heldout import HeldOut
 from surrogate.moves import KINDS
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST = 4000
-"""Points of a panel; of more rows, evenly spaced ones are drawn."""
+"""Points of a panel; of more rows as many are drawn by lot: they take turns, so every n-th may be of one regime."""
 _INK, _RULE, _WRONG = "#24292f", "#e3e6ea", "#fbe3e4"
-_COLOURS = ("#24292f", "#e69f00", "#009e73", "#cc3311", "#56b4e9", "#0072b2", "#cc79a7", "#7d8590", "#f0e442")
+_COLOURS = ("#24292f", "#e69f00", "#009e73", "#cc3311", "#56b4e9", "#0072b2", "#cc79a7", "#a6761d", "#f0e442")
 """Of the groups of a panel, after Okabe and Ito, "Color Universal Design", 2008; begun again after the last."""
 
 
@@ -60,8 +60,7 @@ def _moves(axes: Axes, held: HeldOut, model: nn.Module) -> None:
     true, slope, kind = moves.value[counted], slope[counted], moves.regime[counted]
     title = "small moves: none changed the metric"
     if len(true):
-        wrong = (slope.sign() != true.sign()).double().mean()
-        title = f"{len(true)} small moves: {100 * wrong:.1f} % wrong (shaded)"
+        title = f"{len(true)} small moves: {100 * (wrong_sign(slope, true) or 0.0):.1f} % wrong (shaded)"
         # The few that go further than all others are drawn on the border.
         right, top = (1.05 * float(values.abs().quantile(0.99).clamp_min(1e-9)) for values in (true, slope))
         axes.set(xlim=(-right, right), ylim=(-top, top))
@@ -75,8 +74,8 @@ def _moves(axes: Axes, held: HeldOut, model: nn.Module) -> None:
 
 
 def _scatter(axes: Axes, x: Tensor, y: Tensor, group: Tensor, names: tuple[str, ...]) -> None:
-    every = -(-len(x) // _MOST)
-    x, y, group = x[::every], y[::every], group[::every]
+    drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:_MOST].sort().values
+    x, y, group = x[drawn], y[drawn], group[drawn]
     for number, name in enumerate(names):
         of = group == number
         if of.any():

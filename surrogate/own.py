@@ -40,7 +40,7 @@ def build(name: str, facts: Mapping[str, Any], *, kind: str) -> nn.Module:
             raise UsageError(f"{kind} {name!r}: module {module_name!r} has no {attribute!r}") from None
         call = attribute
         try:
-            given = asked(factory, facts)
+            given = {} if getattr(factory, "__init__", None) is nn.Module.__init__ else asked(factory, facts)
             call = f"{attribute}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
             made = factory(**given)
         except Exception as error:
@@ -74,6 +74,10 @@ class OwnLoss(nn.Module):
             raise UsageError(f"loss {self.name!r} gave a {type(value).__name__}, {given}; expected a scalar tensor")
         if value.ndim:
             raise UsageError(f"loss {self.name!r} gave a shape of {tuple(value.shape)}, {given}; expected a scalar")
+        if outputs.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
+            raise UsageError(
+                f"loss {self.name!r} has no gradient; compute it from the outputs without argmax or detach"
+            )
         return value
 
 

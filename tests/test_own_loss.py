@@ -26,6 +26,10 @@ class Number(nn.Module):
     def forward(self, outputs, targets):
         return 0.0
 
+class Flat(nn.Module):
+    def forward(self, outputs, targets):
+        return (outputs.detach() - targets).square().mean()
+
 class Raises(nn.Module):
     def forward(self, outputs, targets):
         raise RuntimeError("no\\nluck")
@@ -56,6 +60,7 @@ def test_a_factory_is_given_the_facts_that_it_asks_for():
     facts = {"num_classes": 3, "ignore_index": 255}
     assert OwnLoss("rivals:told", facts).loss.num_classes == 3
     assert OwnLoss("rivals:Entropy", facts).loss.ignore_index == 255
+    assert OwnLoss("rivals:Squared", facts)(torch.ones(2), torch.zeros(2)) == 1.0  # asks for nothing
     assert OwnLoss("torch.nn:CrossEntropyLoss", facts).loss.ignore_index == 255
 
 
@@ -75,12 +80,13 @@ def test_narrow_outputs_and_small_labels_are_widened():
     [
         ("rivals:Halves", r"gave a shape of \(4,\), given outputs of shape \(4, 2\) and targets of \(4,\); expected a"),
         ("rivals:Number", "gave a float, given"),
+        ("rivals:Flat", "has no gradient"),
         ("rivals:Raises", "raised RuntimeError: no luck, given outputs"),
     ],
 )
 def test_what_is_no_loss_is_one_clear_line(name, message):
     with pytest.raises(UsageError, match=message) as caught:
-        OwnLoss(name, {})(torch.ones(4, 2), torch.ones(4))
+        OwnLoss(name, {})(torch.ones(4, 2, requires_grad=True), torch.ones(4, 1) if "Flat" in name else torch.ones(4))
     assert "\n" not in str(caught.value)
 
 

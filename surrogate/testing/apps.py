@@ -15,7 +15,7 @@ from surrogate import plugins
 from surrogate.moves import STEPS, direction, move
 from surrogate.protocols import App, Dataset, Measure, Task
 from surrogate.recipe import Recipe, build, read_toml
-from surrogate.regimes import REGIMES, change
+from surrogate.regimes import change
 from surrogate.testing.demands import demand
 from surrogate.testing.example import SIZES, example_of
 from surrogate.testing.measures import check_measure
@@ -42,7 +42,7 @@ def check_app(app: App, recipe: Recipe) -> None:
             break
     perfect = _check_perfect(task, outputs, targets)
     check_measure(measure, outputs, targets, perfect=perfect)
-    _check_changes(measure, outputs, targets, perfect, seed=recipe.seed)
+    _check_changes(measure, outputs, targets, perfect, recipe)
     for name in app.baselines:
         _check_baseline(task, name, outputs, targets)
     _check_score(task, outputs, targets)
@@ -114,10 +114,11 @@ def _check_perfect(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
     return perfect
 
 
-def _check_changes(measure: Measure, outputs: Tensor, targets: Tensor, perfect: Tensor, *, seed: int) -> None:
-    """What collecting does: every regime and every kind of move, and the measure of what they make of the outputs."""
-    generator = Generator().manual_seed(seed)
-    for name in REGIMES:
+def _check_changes(measure: Measure, outputs: Tensor, targets: Tensor, perfect: Tensor, recipe: Recipe) -> None:
+    """What collecting does: the recipe's regimes and every kind of move, and the measure of what they make of the
+    outputs."""
+    generator = Generator().manual_seed(recipe.seed)
+    for name in recipe.collect.regimes:
         with _told(f"regime {name}"):
             changed = change(name, outputs, perfect, generator)
             rows = measure.stats(changed, targets), measure.metric(changed, targets)
@@ -136,7 +137,7 @@ def _told(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise AssertionError(f"{what}: the measure of it raised {told}; it has to take any outputs") from error
+        raise AssertionError(f"{what}: the measure of it raised {told}; outputs of any values have to go") from error
 
 
 def _check_baseline(task: Task, name: str, outputs: Tensor, targets: Tensor) -> None:

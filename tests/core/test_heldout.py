@@ -108,3 +108,20 @@ def test_a_picture_without_a_move_that_changed_anything(rows: Rows, tmp_path: Pa
     held = held_out(rows, still, rows.sample < 8, REGIMES)
     (drawn,) = draw_fidelity(tmp_path / "fidelity.png", held, {"surrogate": Analytic(truth)})
     assert drawn.stat().st_size > 5000
+
+
+def test_of_many_rows_those_of_every_regime_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, rows: Rows, tmp_path: Path
+) -> None:
+    """They take turns in the store, so that every second one would be of one regime."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    turns = torch.arange(80).view(2, 40).T.flatten()
+    held = HeldOut(Rows(*(getattr(rows, field)[turns] for field in Rows.__slots__)), few_held_out(rows).moves, REGIMES)
+    monkeypatch.setattr("surrogate.fidelity_figure._MOST", 40)
+    shown = []
+    scatter = Axes.scatter
+    monkeypatch.setattr(Axes, "scatter", lambda *args, **rest: (shown.append(rest["label"]), scatter(*args, **rest))[1])
+    draw_fidelity(tmp_path / "fidelity.png", held, {"surrogate": Analytic(truth)})
+    assert shown[:2] == list(REGIMES)
