@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import confusion_matrix
 
 from surrogate.errors import DataError, UsageError
 from surrogate_segmentation import kernels
-from surrogate_segmentation.counts import counts, hinge, pixels, soft_counts
+from surrogate_segmentation.counts import counts, counts_of_all, hinge, pixels, probabilities, soft_counts
 from surrogate_segmentation.measures import COLUMNS, iou
 
 VOID = 11
@@ -104,6 +105,42 @@ def test_gradcheck(statistics, level):
     measure = iou(num_classes=3, ignore_index=VOID, level=level, statistics=statistics)
     assert measure.stats(logits, labels).isfinite().all()
     assert torch.autograd.gradcheck(lambda x: measure.stats(x, labels), logits.requires_grad_())
+
+
+def test_counts_of_all_pixels_against_a_loop() -> None:
+    logits, labels = batch(3, dtype=torch.float64)
+    expected = torch.zeros(3, 4, 3, dtype=torch.float64)
+    for n, i, j in itertools.product(range(3), range(5), range(6)):
+        y, p = int(labels[n, i, j]), np.exp(logits[n, :, i, j].numpy())
+        if y == VOID:
+            continue
+        for k, share in enumerate(p / p.sum()):
+            expected[n, k, 0 if k == y else 1] += share
+            expected[n, k, 2] += 1 - share if k == y else 0
+    found = counts_of_all(probabilities(logits), pixels(logits, labels, ignore_index=VOID))
+    torch.testing.assert_close(found, expected)
+
+
+def test_counts_of_all_pixels_of_sure_outputs_are_the_hard_ones() -> None:
+    logits, labels = batch(4, dtype=torch.float64)
+    px = pixels(logits, labels, ignore_index=VOID)
+    torch.testing.assert_close(counts_of_all(probabilities(1e6 * logits), px), counts(px, 4).double())
+
+
+def test_gradcheck_of_counts_of_all_pixels() -> None:
+    logits, labels = batch(5, size=(2, 3, 2, 2), dtype=torch.float64)
+    px = pixels(logits, labels, ignore_index=VOID)
+    assert torch.autograd.gradcheck(lambda x: counts_of_all(probabilities(x), px), logits.requires_grad_())
+
+
+def test_what_a_large_object_misses_is_not_rounding() -> None:
+    """Nine thousand pixels of next to no doubt: 1 - P and sums less sums would be 0, or noise."""
+    logits = torch.tensor([20.0, 0.0])[None, :, None, None].expand(1, 2, 1, 9000)
+    labels = torch.zeros(1, 1, 9000, dtype=torch.int64)
+    found = counts_of_all(probabilities(logits), pixels(logits, labels, ignore_index=VOID))[0]
+    missed = 9000 * math.exp(-20) / (1 + math.exp(-20))
+    assert found[0, 2].item() == pytest.approx(missed, rel=1e-4)
+    assert found[1, 1].item() == pytest.approx(missed, rel=1e-4)
 
 
 def test_hinge_is_the_multi_class_hinge_of_torch():

@@ -37,25 +37,51 @@ def test_statistics_of_an_image_by_hand() -> None:
     stats = made.stats(p.log()[None, :, None], torch.tensor([[[0, 1, 1, VOID]]]))
     found = dict(zip(made.columns, stats[0].tolist(), strict=True))
     assert len(found) == len(made.columns), "names do not repeat"
-    tp, fp, fn = [0.8, 0.7, 0.0], [0.6, 0.0, 0.0], [0.0, 0.7, 0.0]
-    recall, precision = [1.0, 0.5], [0.8 / 1.4, 1.0]
-    for k in range(3):
-        parts = {"tp": tp[k] / 3, "fp": fp[k] / 3, "fn": fn[k] / 3, "size": (1 / 3, 2 / 3, 0.0)[k]}
-        assert {name: found[f"{name}_{k}"] for name in parts} == pytest.approx(parts)
-    expected = {
+    sharp = p.double() ** 4 / (p.double() ** 4).sum(0)
+    shares, total = {}, dict.fromkeys(("tp", "fp", "fn"), 0.0)
+    for how, q in (("soft", p.double()), ("sharp", sharp)):
+        tp = [q[0, 0], q[1, 1] + q[1, 2], 0.0]
+        fp = [q[0, 1] + q[0, 2], q[1, 0], q[2, :3].sum()]
+        fn = [1 - q[0, 0], 2 - q[1, 1] - q[1, 2], 0.0]
+        for name, counted in zip(total, (tp, fp, fn), strict=True):
+            total[name] = float(sum(counted)) / 3
+            shares |= {f"{name}_{how}_{k}": float(counted[k]) / 3 for k in range(3)}
+        shares |= {f"{name}_{how}": total[name] for name in total}
+    recall, own = [1.0, 0.7 / 1.4], float(sharp[0, 0])  # of sorted ones: class 1 has 0.7 of a hit and 0.7 of a miss
+    expected = shares | {
         "mean_present_recall": sum(recall) / 2,
-        "mean_seen_precision": sum(precision) / 2,
+        "mean_seen_precision": (0.8 / 1.4 + 1.0) / 2,
         "rare_recall": (recall[0] * 1 + recall[1] / 2) / 1.5,
-        "root_min_present_recall": (0.5 + 1e-4) ** 0.5,
+        "recall_1": float(sharp[1, 1] + sharp[1, 2]) / 2,
+        "recall_2": 0.0,
+        "dice_0": 2 * own / (2 * own + float(sharp[0, 1] + sharp[0, 2]) + 1 - own),
+        "root_min_present_recall": (recall[1] + 1e-4) ** 0.5,
         "share_present": 2 / 3,
         "share_seen": 2 / 3,
-        "tp": 0.5,
-        "tp_mean": 0.75,
-        "recall_1": 0.5,
-        "recall_2": 0.0,
-        "dice_0": 1.6 / 2.2,
+        "size_1": 2 / 3,
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_least_ratio_is_none_where_nothing_is_found() -> None:
+    """However probable: a class that is never predicted has no hit."""
+    p = torch.tensor([[0.6, 0.6], [0.4, 0.4]])
+    made = standard(level="sample", num_classes=2, ignore_index=VOID).views["labels"]
+    stats = made.stats(p.log()[None, :, None], torch.tensor([[[0, 1]]]))
+    found = dict(zip(made.columns, stats[0].tolist(), strict=True))
+    assert found["root_min_present_iou"] == pytest.approx(0.01), "the root of 1e-4, which is 0 here"
+    assert found["iou_1"] == pytest.approx(16 / 97 / (1 + 16 / 97)), "0.4^4 of 0.6^4 + 0.4^4 in hits and false alarms"
+
+
+def test_what_one_class_loses_another_gains() -> None:
+    """A hit that is about to tip over moves the counts of both classes; sorted ones would know of one alone."""
+    logits = torch.tensor([2.0, 1.9, 0.0])[None, :, None, None].requires_grad_()
+    made = standard(level="sample", num_classes=3, ignore_index=VOID).views["labels"]
+    stats = made.stats(logits, torch.tensor([[[0]]]))[0]
+    expected = {"tp_sharp_0": [1, -1], "fn_sharp_0": [-1, 1], "fp_sharp_1": [-1, 1], "fp_soft_1": [-1, 1]}
+    for name, signs in expected.items():
+        (way,) = torch.autograd.grad(stats[made.columns.index(name)], logits, retain_graph=True)
+        assert way[0, :2, 0, 0].sign().tolist() == signs, name
 
 
 def test_a_batch_is_the_image_of_all_its_pixels() -> None:

@@ -105,6 +105,19 @@ def soft_counts(logits: Tensor, labels: Tensor, *, ignore_index: int, statistics
     return torch.cat([soft, counts(px, logits.shape[1]).to(soft.dtype)], -1)
 
 
+def counts_of_all(p: Tensor, px: Pixels) -> Tensor:
+    """`(B, C, 3)` soft TP, FP and FN of each image and class, of every pixel whatever it was predicted as.
+
+    By `(B, C, N)` probabilities, a pixel of class y adds P(y) to TP of y, 1 - P(y) to its FN, and P(k) to FP of every
+    other class k. The surer the probabilities, the nearer to the hard counts.
+    """
+    p = torch.where((px.correct | px.wrong).unsqueeze(1), p, 0.0)
+    own, label = _at(p, px.label), px.label.unsqueeze(1)
+    others = p.scatter(1, label, 0.0)  # not 1 - P(y), nor a sum less another: what is small would be rounding
+    tp, fn = sums_by_class([own, others.sum(1)], px.label, p.shape[1]).unbind(2)
+    return torch.stack([tp, others.sum(2), fn], 2)
+
+
 def soft_counts_velocity(logits: Tensor, way: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
     """How fast the sums of `soft_counts`, one-vs-rest, change where the logits move along `way`, of their shape.
 
