@@ -58,6 +58,7 @@ def test_statistics_of_an_image_by_hand() -> None:
         "root_min_present_recall": (recall[1] + 1e-4) ** 0.5,
         "share_present": 2 / 3,
         "share_seen": 2 / 3,
+        "share_found": 1.0,
         "size_1": 2 / 3,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
@@ -70,6 +71,7 @@ def test_the_least_ratio_is_none_where_nothing_is_found() -> None:
     stats = made.stats(p.log()[None, :, None], torch.tensor([[[0, 1]]]))
     found = dict(zip(made.columns, stats[0].tolist(), strict=True))
     assert found["root_min_present_iou"] == pytest.approx(0.01), "the root of 1e-4, which is 0 here"
+    assert found["share_found"] == 0.5
     assert found["iou_1"] == pytest.approx(16 / 97 / (1 + 16 / 97)), "0.4^4 of 0.6^4 + 0.4^4 in hits and false alarms"
 
 

@@ -52,7 +52,7 @@ def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) ->
     ratios are made. Sorted by what was predicted, as in the measure `iou`, and with their means, they would foretell
     the metric better and lead nowhere: one number for all classes leaves most slopes free, and hits of the background,
     which cost nothing by them, were given away (MCC of many classes, `docs/log.md`). What is said of all classes is of
-    sorted ones, which are 0 where nothing is found.
+    sorted ones, which are 0 where nothing is found; "share_found" is the share of the classes in the truth with a hit.
 
     A row speaks of an image, or of a batch. What is handed maps may ask where the wrong pixels are, or which of them
     belong together: beside these are those of `surrogate_segmentation.places`, or of `surrogate_segmentation.objects`.
@@ -77,7 +77,7 @@ def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) ->
 def _columns(num_classes: int) -> tuple[str, ...]:
     ratios = [f"{how}_{ratio}" for ratio in _RATIOS for how in _SUMMARIES]
     by_class = [f"{group}_{k}" for group in (*_RATIOS, *_SHARES, "size") for k in range(num_classes)]
-    return (*ratios, "share_present", "share_seen", *_SHARES, *by_class)
+    return (*ratios, "share_present", "share_seen", "share_found", *_SHARES, *by_class)
 
 
 def _map_view(
@@ -118,12 +118,13 @@ def _stats(level: Level, px: Pixels, p: Tensor, sharper: Tensor) -> Tensor:
     as_sorted = counts(px, classes, tp=p_true, fp=p_predicted, fn=1.0 - p_true)
     every = torch.stack([counts_of_all(sharper, px), counts_of_all(p, px), as_sorted, counts(px, classes).to(p)], 1)
     sharp, soft, found, hard = (every.sum(0, keepdim=True) if level == "batch" else every).unbind(1)
-    present, seen = hard[..., 0] + hard[..., 2], hard.sum(2) > 0
+    present, seen, hit = hard[..., 0] + hard[..., 2], hard.sum(2) > 0, hard[..., 0] > 0
     valid = present.sum(1, keepdim=True)
     shares = torch.cat([sharp, soft], 2) / valid.clamp_min(1.0).unsqueeze(2)
     parts = (
         _summaries(_ratios(found), present.unsqueeze(1), seen.unsqueeze(1)),
         torch.stack([present > 0, seen], 1).to(sharp).mean(2),
+        _divided(hit.to(sharp).sum(1, keepdim=True), (present > 0).to(sharp).sum(1, keepdim=True)),
         shares.sum(1),
         _ratios(sharp).flatten(1),
         shares.mT.flatten(1),
