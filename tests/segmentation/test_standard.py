@@ -38,15 +38,14 @@ def test_statistics_of_an_image_by_hand() -> None:
     found = dict(zip(made.columns, stats[0].tolist(), strict=True))
     assert len(found) == len(made.columns), "names do not repeat"
     sharp = p.double() ** 4 / (p.double() ** 4).sum(0)
-    shares, total = {}, dict.fromkeys(("tp", "fp", "fn"), 0.0)
+    shares = {}
     for how, q in (("soft", p.double()), ("sharp", sharp)):
         tp = [q[0, 0], q[1, 1] + q[1, 2], 0.0]
         fp = [q[0, 1] + q[0, 2], q[1, 0], q[2, :3].sum()]
         fn = [1 - q[0, 0], 2 - q[1, 1] - q[1, 2], 0.0]
-        for name, counted in zip(total, (tp, fp, fn), strict=True):
-            total[name] = float(sum(counted)) / 3
+        for name, counted in (("tp", tp), ("fp", fp), ("fn", fn)):
             shares |= {f"{name}_{how}_{k}": float(counted[k]) / 3 for k in range(3)}
-        shares |= {f"{name}_{how}": total[name] for name in total}
+        shares[f"tp_{how}"] = float(sum(tp)) / 3
     recall, own = [1.0, 0.7 / 1.4], float(sharp[0, 0])  # of sorted ones: class 1 has 0.7 of a hit and 0.7 of a miss
     expected = shares | {
         "mean_present_recall": sum(recall) / 2,
@@ -73,6 +72,37 @@ def test_the_least_ratio_is_none_where_nothing_is_found() -> None:
     assert found["root_min_present_iou"] == pytest.approx(0.01), "the root of 1e-4, which is 0 here"
     assert found["share_found"] == 0.5
     assert found["iou_1"] == pytest.approx(16 / 97 / (1 + 16 / 97)), "0.4^4 of 0.6^4 + 0.4^4 in hits and false alarms"
+
+
+@pytest.mark.parametrize("offset", [-15.0, -22.0, -24.0, -25.0, -26.0, -28.0, -30.0, -100.0])
+def test_a_class_that_is_next_to_impossible_has_no_precision_and_a_finite_gradient(offset: float) -> None:
+    logits = torch.randn(2, 3, 16, 16, generator=Generator().manual_seed(0))
+    logits[:, 2] += offset
+    labels = torch.randint(3, (2, 16, 16), generator=Generator().manual_seed(1))
+    made = standard(level="batch", num_classes=3, ignore_index=VOID).views["labels"]
+    stats = made.stats(logits.requires_grad_(), labels)
+    assert stats[0, made.columns.index("precision_2")] < 1e-3
+    for name, value in zip(made.columns, stats[0], strict=True):
+        (gradient,) = torch.autograd.grad(65536.0 * value, logits, retain_graph=True)  # as a loss scale would
+        assert gradient.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "large"), [(torch.float16, 20000.0), (torch.bfloat16, 3e38), (torch.float32, 1e38), (torch.float32, 0.0)]
+)
+def test_logits_as_large_as_their_dtype_takes(dtype: torch.dtype, large: float) -> None:
+    """Four times a large one would be infinite; and void pixels may be filled with the least number of all."""
+    logits = torch.randn(1, 3, 4, 4, generator=Generator().manual_seed(0))
+    logits[0, 0, 0, 0] = large
+    logits[0, :, 1, 1] = torch.finfo(dtype).min
+    labels = torch.randint(3, (1, 4, 4), generator=Generator().manual_seed(1))
+    labels[0, 1, 1] = VOID
+    logits = logits.to(dtype).requires_grad_()
+    made = standard(level="sample", num_classes=3, ignore_index=VOID).views["labels"]
+    stats = made.stats(logits, labels)
+    (gradient,) = torch.autograd.grad(stats.sum(), logits)
+    assert stats.isfinite().all()
+    assert gradient.isfinite().all()
 
 
 def test_what_one_class_loses_another_gains() -> None:

@@ -48,11 +48,11 @@ def metric(prediction, target):
 def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) -> Standard:
     """Soft true positives, false positives and false negatives: of each class, and as ratios over the classes.
 
-    Those of each class are of every pixel (`counts.counts_of_all`), by the probabilities and by sharper ones, of which
-    ratios are made. Sorted by what was predicted, as in the measure `iou`, and with their means, they would foretell
-    the metric better and lead nowhere: one number for all classes leaves most slopes free, and hits of the background,
-    which cost nothing by them, were given away (MCC of many classes, `docs/log.md`). What is said of all classes is of
-    sorted ones, which are 0 where nothing is found; "share_found" is the share of the classes in the truth with a hit.
+    Counts are of every pixel (`counts.counts_of_all`), by the probabilities and by sharper ones, of which the ratios of
+    each class are made. Sorted by what was predicted, as in the measure `iou`, and with their means, they foretell the
+    metric as well and may lead away from it: one number for all classes leaves most slopes free, and by that of MCC
+    hits of the background cost nothing (`docs/log.md`). Ratios over the classes are of sorted ones, which are 0 where
+    nothing is found; "share_found" is the share of the classes in the truth that have a hit.
 
     A row speaks of an image, or of a batch. What is handed maps may ask where the wrong pixels are, or which of them
     belong together: beside these are those of `surrogate_segmentation.places`, or of `surrogate_segmentation.objects`.
@@ -77,7 +77,7 @@ def standard(*, level: Level = "sample", num_classes: int, ignore_index: int) ->
 def _columns(num_classes: int) -> tuple[str, ...]:
     ratios = [f"{how}_{ratio}" for ratio in _RATIOS for how in _SUMMARIES]
     by_class = [f"{group}_{k}" for group in (*_RATIOS, *_SHARES, "size") for k in range(num_classes)]
-    return (*ratios, "share_present", "share_seen", "share_found", *_SHARES, *by_class)
+    return (*ratios, "share_present", "share_seen", "share_found", "tp_sharp", "tp_soft", *by_class)
 
 
 def _map_view(
@@ -107,8 +107,9 @@ def _label_stats(level: Level, num_classes: int, ignore_index: int, outputs: Ten
 
 
 def _sharper(outputs: Tensor) -> Tensor:
-    """`(B, C, N)` probabilities, nearer to 0 and 1."""
-    return probabilities(_SHARPNESS * outputs)
+    """`(B, C, N)` probabilities, nearer to 0 and 1; of logits below 0, for four times a large one is infinite."""
+    wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    return probabilities(_SHARPNESS * (wide - wide.detach().amax(1, keepdim=True)))
 
 
 def _stats(level: Level, px: Pixels, p: Tensor, sharper: Tensor) -> Tensor:
@@ -125,19 +126,23 @@ def _stats(level: Level, px: Pixels, p: Tensor, sharper: Tensor) -> Tensor:
         _summaries(_ratios(found), present.unsqueeze(1), seen.unsqueeze(1)),
         torch.stack([present > 0, seen], 1).to(sharp).mean(2),
         _divided(hit.to(sharp).sum(1, keepdim=True), (present > 0).to(sharp).sum(1, keepdim=True)),
-        shares.sum(1),
-        _ratios(sharp).flatten(1),
+        shares[..., ::3].sum(1),  # of all classes: what is no hit is a miss of one and a false alarm of another
+        _ratios(sharp, least=1.0).flatten(1),
         shares.mT.flatten(1),
         present / valid.clamp_min(1.0),
     )
     return torch.where(valid > 0, torch.cat(parts, 1), torch.nan)
 
 
-def _ratios(soft: Tensor) -> Tensor:
-    """`(R, C, 3)` sums to `(R, 4, C)` IoU, Dice, recall and precision of each class, in [0, 1]; 0 where empty."""
+def _ratios(soft: Tensor, least: float = 0.0) -> Tensor:
+    """`(R, C, 3)` sums to `(R, 4, C)` IoU, Dice, recall and precision of each class, in [0, 1]; 0 where empty.
+
+    What is not more than `least` pixels counts as one: next to nothing by next to nothing would be any precision, with
+    a slope that overflows.
+    """
     tp, fp, fn = soft.unbind(2)
     pairs = (tp, tp + fp + fn), (2 * tp, 2 * tp + fp + fn), (tp, tp + fn), (tp, tp + fp)
-    return torch.stack([_divided(part, whole) for part, whole in pairs], 1)
+    return torch.stack([_divided(part, whole, least) for part, whole in pairs], 1)
 
 
 def _summaries(ratios: Tensor, present: Tensor, seen: Tensor) -> Tensor:
@@ -154,8 +159,8 @@ def _summaries(ratios: Tensor, present: Tensor, seen: Tensor) -> Tensor:
     return torch.stack(summaries, 2).flatten(1)
 
 
-def _divided(part: Tensor, whole: Tensor) -> Tensor:
-    return part / torch.where(whole > 0, whole, 1.0)
+def _divided(part: Tensor, whole: Tensor, least: float = 0.0) -> Tensor:
+    return part / torch.where(whole > least, whole, 1.0)
 
 
 def _mean(ratios: Tensor, weight: Tensor) -> Tensor:
