@@ -51,6 +51,42 @@ def test_without_a_description_all_is_inferred_and_said(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("pattern", ["{kind}/{split}", "{split}/{kind}"])
+@pytest.mark.parametrize("val", ["val", "valid"])
+def test_splits_may_be_folders(tmp_path: Path, pattern: str, val: str) -> None:
+    write(tmp_path / "all", count=6)
+    for split, numbers in ("train", "012"), (val, "34"), ("test", "5"):
+        for kind, suffix in ("images", ".jpg"), ("masks", ".png"):
+            folder = tmp_path / "fruit" / pattern.format(kind=kind, split=split)
+            folder.mkdir(parents=True)
+            for number in numbers:
+                name = f"p{number}{suffix}"
+                (tmp_path / "all" / kind / name).rename(folder / name.replace("5", "0"))  # one name, two splits
+    data = opened(tmp_path / "fruit")
+    folders = [pattern.format(kind="images", split=split) for split in ("train", val, "test")]
+    assert names(data, "train") == [f"{folders[0]}/p{i}.jpg" for i in range(3)]
+    assert names(data, "val") == [f"{folders[1]}/p{i}.jpg" for i in (3, 4)]
+    assert names(data, "test") == [f"{folders[2]}/p0.jpg"]
+    with pytest.raises(DataError, match=r"dataset.toml: \[splits\], and folders of splits such as .*train"):
+        opened(tmp_path / "fruit", "[splits]\ntrain = ['p0']\nval = ['p1']")
+
+
+def test_of_a_folder_train_alone_a_part_is_val(tmp_path: Path) -> None:
+    write(tmp_path / "train")
+    data = opened(tmp_path)
+    assert [len(data.splits[split]) for split in ("train", "val")] == [8, 2]
+    assert data.notes[0].startswith("no splits given")
+
+
+def test_folders_of_other_names_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "all")
+    for kind in ("images", "masks"):
+        (tmp_path / "fruit" / kind).mkdir(parents=True)
+        (tmp_path / "all" / kind).rename(tmp_path / "fruit" / kind / "part1")
+    with pytest.raises(DataError, match=r"images: no image files; expected them there, or in folders train, val"):
+        opened(tmp_path / "fruit")
+
+
 def test_the_split_by_hash_does_not_move_when_it_is_opened_again(tmp_path: Path) -> None:
     write(tmp_path)
     assert names(opened(tmp_path), "val") == names(opened(tmp_path), "val") == ["images/p0.jpg", "images/p7.jpg"]

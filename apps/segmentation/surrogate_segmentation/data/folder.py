@@ -11,6 +11,9 @@ ignore_index = 255                 # the label of void pixels; not a class
 train = "train.txt"
 val = ["cat_17", "cat_3"]
 ```
+
+Splits may be folders instead of `[splits]`: `images/train` and `masks/train`, or `train/images` and `train/masks`, and
+so for `val` (or `valid`) and `test`.
 """
 
 from __future__ import annotations
@@ -34,6 +37,11 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 Names = tuple[str, ...] | str
 
 
+_OF_IMAGES, _OF_MASKS = "images", "masks"
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""What the folder of a split may be called."""
+
+
 class Splits(Section):
     """The table `[splits]`."""
 
@@ -52,20 +60,17 @@ class Description(Section):
 
 
 def read(root: Path) -> Listing:
-    """Lists the pairs of `images` and `masks` by name, and says in a note what it had to assume.
+    """Lists the pairs of images and masks by name, and says in a note what it had to assume.
 
-    Without splits, one image in five is val, by a hash of its name: the same everywhere, for every seed.
+    Without splits, or with `train` alone, one image in five is val, by a hash of its name: the same everywhere, for
+    every seed.
 
     Raises:
         DataError: `dataset.toml` is not as above, a pair is incomplete, or the masks do not tell the classes.
     """
     file = root / "dataset.toml"
     described = _described(file) if file.exists() else Description()
-    images, labels = by_stem(root / "images"), by_stem(root / "masks")
-    if described.splits is None:
-        splits, split_notes = _hashed_splits(paired(images, labels, where=str(root)), root)
-    else:
-        splits, split_notes = _given_splits(described.splits, images, labels, file=file), ()
+    splits, split_notes = _splits(described, root, file)
     found = _values(splits) if _asks_the_masks(described) else {}
     described, map_notes = _two_valued(described, found)
     classes, class_notes = _classes(described, found, root)
@@ -106,9 +111,47 @@ def _complaint(error: ValidationError) -> str:
     return f"key {key!r} is {first['input']!r}: {first['msg']}"
 
 
-def _hashed_splits(pairs: tuple[Pair, ...], root: Path) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
+def _splits(described: Description, root: Path, file: Path) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
+    """The pairs of each split, and the notes on them."""
+    folders = _split_folders(root)
+    if not folders:
+        images, labels = by_stem(root / _OF_IMAGES), by_stem(root / _OF_MASKS)
+        if not images and not labels:
+            raise DataError(
+                f"{root / _OF_IMAGES}: no image files; expected them there, or in folders train, val and test of it "
+                f"and of {_OF_MASKS}"
+            )
+        if described.splits is not None:
+            return _given_splits(described.splits, images, labels, file=file), ()
+        return _hashed_splits(paired(images, labels, where=str(root)), root / _OF_IMAGES)
+    if described.splits is not None:
+        raise DataError(f"{file}: [splits], and folders of splits such as {folders['train'][0]}; expected one of them")
+    splits = {
+        split: paired(by_stem(images), by_stem(masks), where=str(images)) for split, (images, masks) in folders.items()
+    }
+    if "val" in splits:
+        return splits, ()
+    hashed, notes = _hashed_splits(splits["train"], folders["train"][0])
+    return splits | hashed, notes
+
+
+def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of images and masks of each split, where there are such, `train` among them."""
+    for pattern in ("{kind}/{split}", "{split}/{kind}"):
+        found = {}
+        for split, names in _SPLITS.items():
+            for name in names:
+                images, masks = (root / pattern.format(kind=kind, split=name) for kind in (_OF_IMAGES, _OF_MASKS))
+                if images.is_dir() and masks.is_dir():
+                    found[split] = images, masks
+        if "train" in found:
+            return found
+    return {}
+
+
+def _hashed_splits(pairs: tuple[Pair, ...], folder: Path) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
     if len(pairs) < 2:
-        raise DataError(f"{root / 'images'}: 1 image; expected at least 2, one to train on and one to validate on")
+        raise DataError(f"{folder}: 1 image; expected at least 2, one to train on and one to validate on")
     by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(pair.image.stem.encode()).digest())
     held_out = set(by_hash[: max(1, round(len(pairs) / 5))])
     splits = {
@@ -196,4 +239,5 @@ def _meaning(described: Description, num_classes: int, file: Path) -> dict[int, 
     return {void: void} | meaning
 
 
-FOLDER = Layout(name="folder", marks=("images", "masks"), read=read)
+FOLDER = Layout(name="folder", marks=(_OF_IMAGES, _OF_MASKS), read=read)
+FOLDER_OF_SPLITS = Layout(name="folder", marks=(f"train/{_OF_IMAGES}", f"train/{_OF_MASKS}"), read=read)

@@ -11,14 +11,14 @@ from surrogate_segmentation.data.camvid import CAMVID
 from surrogate_segmentation.data.check import check
 from surrogate_segmentation.data.cityscapes import CITYSCAPES
 from surrogate_segmentation.data.files import ImageFiles
-from surrogate_segmentation.data.folder import FOLDER
+from surrogate_segmentation.data.folder import FOLDER, FOLDER_OF_SPLITS
 from surrogate_segmentation.data.layout import Layout
 from surrogate_segmentation.data.samples import SegmentationData, Source, Split
 from surrogate_segmentation.data.voc import VOC
 from surrogate_segmentation.recipe import DataRecipe
 
 EMBEDDED = "digits"
-LAYOUTS = (VOC, CITYSCAPES, CAMVID, FOLDER)
+LAYOUTS = (VOC, CITYSCAPES, CAMVID, FOLDER, FOLDER_OF_SPLITS)
 MEMORY = 5 * 2**29
 """Bytes that samples may take in memory: 2.5 GiB holds VOC 2012 at its usual size."""
 
