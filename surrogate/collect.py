@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surrogate.additive import batch_sums, continued, observed
-from surrogate.batches import Batch, chunks, generator_of, load_batches, shuffled
+from surrogate.batches import Batch, chunks, even_chunks, generator_of, load_batches, shuffled
 from surrogate.draws import normal
 from surrogate.engine import Engine
 from surrogate.errors import DataError
@@ -43,21 +43,22 @@ def plan(samples: int, settings: CollectRecipe, *, level: str, seed: int) -> lis
     """The batches of a collection, in order.
 
     At sample level each pass goes through the samples as they stand. At the other levels the samples are cut into pools
-    first and batches are drawn within a pool, in a new order each pass, so that no held-out batch shares an image with
-    a fitted one. At level "dataset" the sums add up along a pass through a pool: rows speak of few samples and many.
+    first and batches of nearly the same size are drawn within a pool, in a new order each pass, so that no held-out
+    batch shares an image with a fitted one, and none is a rest of a few. At level "dataset" the sums add up along a
+    pass through a pool: rows speak of few samples and many.
     """
     if level == "sample":
         batches = chunks(range(samples), settings.batch_size)
         return [Item(indices, pool=-1) for _ in range(settings.passes or 1) for indices in batches]
     order = shuffled(range(samples), seed)
     pools = [order[number :: settings.pools] for number in range(settings.pools)]
-    batches_of_a_pass = sum(len(chunks(pool, settings.batch_size)) for pool in pools)
+    batches_of_a_pass = sum(len(even_chunks(pool, settings.batch_size)) for pool in pools)
     passes = settings.passes or max(_PASSES, -(-_BATCHES // max(batches_of_a_pass, 1)))
     return [
         Item(indices, number, first=place == 0)
         for round_ in range(passes)
         for number, pool in enumerate(pools)
-        for place, indices in enumerate(chunks(shuffled(pool, seed, round_, number), settings.batch_size))
+        for place, indices in enumerate(even_chunks(shuffled(pool, seed, round_, number), settings.batch_size))
     ]
 
 

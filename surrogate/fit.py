@@ -17,7 +17,7 @@ from surrogate.batches import generator_of, seed_of
 from surrogate.checkpoint import load_state, save_state
 from surrogate.errors import DataError, DivergedError
 from surrogate.heldout import Analytic, HeldOut, held_out, report
-from surrogate.objective import Asked, asked, objective
+from surrogate.objective import Asked, Scale, asked, objective, scale_of
 from surrogate.progress import Progress, Stage
 from surrogate.recipe import FitRecipe
 from surrogate.store import Rows, StatsStore
@@ -159,7 +159,7 @@ def _descend(
     notes: dict[str, Any] = {"epoch": 0, "best": math.inf, "best_rmse": math.inf, "best_epoch": 0}
     best = copy.deepcopy(surrogate)
     both = torch.nn.ModuleDict({"surrogate": surrogate, "best": best})
-    spread = max(float(fitted[1].std(correction=0)), _LEAST_SPREAD)
+    scale = scale_of(fitted[1], least=_LEAST_SPREAD)
     if state.exists():
         notes = load_state(state, both, optimizer)
     begun = f", going on after epoch {notes['epoch']}" if notes["epoch"] else ""
@@ -169,9 +169,9 @@ def _descend(
         epoch = notes["epoch"]
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
-        _epoch(surrogate, optimizer, fitted, moved, settings, spread, generator_of(seed, epoch))
+        _epoch(surrogate, optimizer, fitted, moved, settings, scale, generator_of(seed, epoch))
         with torch.no_grad():
-            value, whole = map(float, objective(surrogate, stopping, aside, settings, spread=spread))
+            value, whole = map(float, objective(surrogate, stopping, aside, settings, scale=scale))
         if not math.isfinite(whole):
             raise DivergedError(f"fit: the error is {whole} in epoch {epoch + 1}; try a lower fit.lr in a new --run")
         notes["epoch"] = epoch + 1
@@ -192,7 +192,7 @@ def _epoch(
     fitted: tuple[Tensor, Tensor],
     moved: Asked,
     settings: FitRecipe,
-    spread: float,
+    scale: Scale,
     generator: torch.Generator,
 ) -> None:
     """One pass over the fitted rows, each batch next to as many moves drawn at random."""
@@ -202,7 +202,7 @@ def _epoch(
         rows = order[start : start + settings.batch_size].to(value.device)
         drawn = torch.randint(max(len(moved.change), 1), (len(rows),), generator=generator).to(value.device)
         chosen = moved.part(drawn) if len(moved.change) else moved
-        _, error = objective(surrogate, (stats[rows], value[rows]), chosen, settings, spread=spread)
+        _, error = objective(surrogate, (stats[rows], value[rows]), chosen, settings, scale=scale)
         optimizer.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -1,4 +1,4 @@
-"""What the fit minimises: the error of the value, and the error of its slope along moves of the outputs."""
+"""What the fit minimises: the errors of the value and of its rank, and of its slope along moves of the outputs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ _ONE_SIDED = 0.98
 """A kind of move with a mean sign beyond this, one change in a hundred the other way, has that sign everywhere."""
 _EVIDENCE = 50
 """Changes that it takes to say so: of fewer, one in twenty may well have the other sign."""
+
+_QUANTILES = 64
+_UNIFORM = 12.0
+"""One by the variance of ranks, which are spread evenly over [0, 1]."""
+_FINEST = 1e-3
+"""Losses that differ by less have one rank: what is that near is told apart by chance."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -87,18 +93,52 @@ def censored_error(latent: Tensor, value: Tensor) -> Tensor:
     return torch.where(content, 0.0, short).square().mean()
 
 
+class Scale(NamedTuple):
+    """How the fitted losses lie: their standard deviation, and the share of them below a loss."""
+
+    spread: float
+    loss: Tensor
+    """`(K,)` rising, from the least of them to the greatest; K = 1 where they are all alike."""
+    rank: Tensor
+    """`(K,)` rising from 0: the share of them below each."""
+
+    def rank_of(self, loss: Tensor) -> Tensor:
+        """`(R,)` ranks of losses, linear between those that are known, and flat beyond."""
+        upper = torch.bucketize(loss.detach(), self.loss).clamp(1, len(self.loss) - 1)
+        (x, next_x), (y, next_y) = ((of[upper - 1], of[upper]) for of in (self.loss, self.rank))
+        return y + (next_y - y) / (next_x - x) * (torch.minimum(torch.maximum(loss, x), next_x) - x)
+
+
+def scale_of(loss: Tensor, *, least: float) -> Scale:
+    """Of `(N,)` fitted losses; a spread below `least` counts as that."""
+    shares = torch.linspace(0.0, 1.0, _QUANTILES + 1)
+    ordered = loss.sort().values
+    quantiles = ordered[(shares * (len(loss) - 1)).round().long()].tolist()
+    kept = [0]
+    for number, quantile in enumerate(quantiles):
+        if quantile >= quantiles[kept[-1]] + _FINEST:
+            kept.append(number)
+    found = ordered.new_tensor([quantiles[number] for number in kept])
+    return Scale(max(float(loss.std(correction=0)), least), found, shares[kept].to(found))
+
+
 def objective(
-    surrogate: Surrogate, rows: Pair, moves: Asked, settings: FitRecipe, *, spread: float
+    surrogate: Surrogate, rows: Pair, moves: Asked, settings: FitRecipe, *, scale: Scale
 ) -> tuple[Tensor, Tensor]:
     """The error of the value, which the fit reports, and the whole of what it minimises.
 
-    `rows` are `(R, F)` statistics and `(R,)` losses. Values weigh in units of `spread`, the standard deviation of the
-    fitted losses: else the slopes of a metric that hardly varies, near its best for instance, would drown its values.
+    `rows` are `(R, F)` statistics and `(R,)` losses. Values weigh in units of the spread of the fitted losses: else the
+    slopes of a metric that hardly varies, near its best for instance, would drown its values. Ranks weigh beside: many
+    losses crowd near the best or the worst one, where an error that is small beside the spread loses their order.
     """
-    value = censored_error(surrogate.latent(rows[0]), rows[1])
-    whole = value / spread**2
+    latent = surrogate.latent(rows[0])
+    value = censored_error(latent, rows[1])
+    whole = value / scale.spread**2
+    if settings.order_weight and len(scale.loss) > 1:
+        ranks = scale.rank_of(latent) - scale.rank_of(rows[1])
+        whole = whole + settings.order_weight * _UNIFORM * ranks.square().mean()
     if len(moves.change) and (settings.slope_weight or settings.sign_weight):
-        size, sign = slope_errors(surrogate, moves, least=_SLOPE * spread)
+        size, sign = slope_errors(surrogate, moves, least=_SLOPE * scale.spread)
         whole = whole + settings.slope_weight * size + settings.sign_weight * sign
     return value, whole
 

@@ -64,6 +64,10 @@ def test_at_batch_level_pools_part_the_samples_and_no_batch_mixes_them(
         assert 0 < len(item.indices) <= sizes["batch_size"]
         assert 0 <= item.pool < sizes["pools"]
         assert all(pool_of.setdefault(index, item.pool) == item.pool for index in item.indices)
+    lengths: dict[int, set[int]] = {}
+    for item in items:
+        lengths.setdefault(item.pool, set()).add(len(item.indices))
+    assert all(max(of_pool) - min(of_pool) <= 1 for of_pool in lengths.values())  # no rest of a few
     sizes_of_pools = Counter(pool_of.values()).values()
     assert max(sizes_of_pools, default=0) - min(sizes_of_pools, default=0) <= 1
     assert len(sizes_of_pools) == min(samples, sizes["pools"])

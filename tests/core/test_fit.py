@@ -221,7 +221,7 @@ def test_a_fit_that_gets_no_better_stops(stores: tuple[StatsStore, StatsStore], 
 
 def test_the_weights_with_the_least_error_are_kept(stores: tuple[StatsStore, StatsStore], tmp_path: Path) -> None:
     """With steps this long the error goes up and down; the fit ends with the weights of its least."""
-    long = {"lr": 3.0, "epochs": 200, "patience": 6, "slope_weight": 0.0, "sign_weight": 0.0}
+    long = {"lr": 3.0, "epochs": 200, "patience": 6, "slope_weight": 0.0, "sign_weight": 0.0, "order_weight": 0.0}
     errors = [p.values["rmse"] for p in fitting(stores, tmp_path / "a", **long) if p.values]
     assert len(errors) == errors.index(min(errors)) + 1 + 6
     fitted, _ = finish(fitting(stores, tmp_path / "b", **long))

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from surrogate.approximator import Surrogate
 from surrogate.moves import KINDS
-from surrogate.objective import Asked, asked, censored_error, slope_errors
+from surrogate.objective import Asked, asked, censored_error, objective, scale_of, slope_errors
+from surrogate.recipe import FitRecipe
 from surrogate.store import Rows
 
 
@@ -36,6 +37,47 @@ def test_a_bound_is_a_bound_though_rounding_missed_it() -> None:
     value = torch.stack([1 - third - third - third, third + third + third]).float()
     assert value[0] != 0.0
     assert censored_error(torch.tensor([-3.0, 5.0]), value) == 0.0
+
+
+def test_a_rank_is_the_share_of_the_fitted_losses_below() -> None:
+    losses = torch.rand(2000, generator=torch.Generator().manual_seed(0)) ** 3  # crowded near the best
+    asked_for = torch.tensor([0.001, 0.01, 0.1, 0.5, 0.9])
+    share = (losses < asked_for.unsqueeze(1)).float().mean(1)
+    torch.testing.assert_close(scale_of(losses, least=0.0).rank_of(asked_for), share, rtol=0, atol=0.02)
+
+
+def test_ranks_are_flat_beyond_the_fitted_losses_and_rise_within() -> None:
+    scale = scale_of(torch.tensor([0.2, 0.4, 0.4, 0.4, 0.9]), least=0.0)
+    loss = torch.tensor([-1.0, 0.2, 0.3, 0.4, 0.5, 0.9, 7.0], requires_grad=True)
+    ranks = scale.rank_of(loss)
+    (slope,) = torch.autograd.grad(ranks.sum(), loss)
+    assert (ranks.diff() >= 0).all()
+    assert ranks[0] == ranks[1] == 0.0
+    assert ranks[5] == ranks[6]
+    assert slope[[0, 6]].tolist() == [0.0, 0.0]
+    assert (slope[[2, 4]] > 0).all()
+
+
+def test_losses_that_are_alike_have_no_ranks() -> None:
+    for losses in (torch.full((9,), 0.5), 0.5 + 1e-5 * torch.arange(9)):
+        scale = scale_of(losses, least=1e-3)
+        assert (scale.spread, len(scale.loss)) == (1e-3, 1)
+        rows, nothing = (torch.zeros(9, 1), losses), Asked(torch.empty(0, 1), *torch.empty(3, 0, 1))
+        value, whole = objective(Line(1.0), rows, nothing, FitRecipe(), scale=scale)
+        torch.testing.assert_close(whole, value / 1e-6)
+
+
+def test_an_error_where_losses_crowd_costs_more_by_rank() -> None:
+    """Two fits off by 0.01, one where 95 of 100 losses are and one where five are; by value alone they are as good."""
+    crowded = torch.cat([torch.linspace(0.0, 0.02, 95), torch.linspace(0.2, 1.0, 5)])
+    scale, nothing = scale_of(crowded, least=0.0), Asked(torch.empty(0, 1), *torch.empty(3, 0, 1))
+
+    def error(at: float, weight: float) -> float:
+        rows = torch.tensor([[at + 0.01]]), torch.tensor([at])
+        return float(objective(Line(1.0), rows, nothing, FitRecipe(order_weight=weight), scale=scale)[1])
+
+    assert error(0.005, 0.0) == pytest.approx(error(0.6, 0.0), rel=1e-3)
+    assert error(0.005, 1.0) > 50 * error(0.6, 1.0)
 
 
 def test_where_a_kind_is_one_sided_moves_that_change_nothing_have_its_sign() -> None:

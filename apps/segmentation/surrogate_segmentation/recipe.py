@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, NonNegativeFloat, PlainSerializer, PositiveInt
 
-from surrogate.recipe import CollectRecipe, MeasureRecipe, ModelRecipe, Recipe, Section
+from surrogate.recipe import CollectRecipe, FitRecipe, MeasureRecipe, ModelRecipe, Recipe, Section
 
 
 def _parse_size(value: Any) -> Any:
@@ -63,6 +63,12 @@ class SegmentationCollectRecipe(CollectRecipe):
     noise: NonNegativeFloat = 0.25
 
 
+class SegmentationFitRecipe(FitRecipe):
+    """Ranks weigh more: the losses of classes that are hardly found crowd next to the worst one."""
+
+    order_weight: NonNegativeFloat = 10.0
+
+
 class ScoreRecipe(Section):
     """How the reported numbers are counted."""
 
@@ -79,4 +85,5 @@ class SegmentationRecipe(Recipe):
     data: DataRecipe = DataRecipe()
     model: NetworkRecipe = NetworkRecipe()
     collect: SegmentationCollectRecipe = SegmentationCollectRecipe()
+    fit: SegmentationFitRecipe = SegmentationFitRecipe()
     score: ScoreRecipe = ScoreRecipe()

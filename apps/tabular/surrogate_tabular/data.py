@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from surrogate.errors import DataError, UsageError
 from surrogate_tabular.csvtable import Column, read_csv
-from surrogate_tabular.recipe import TableRecipe
+from surrogate_tabular.recipe import BUNDLED, TableRecipe
 
 LEAST = 5
 """Samples of each class that a split needs to be judged by."""
@@ -21,9 +21,6 @@ LEAST = 5
 IN_A_POOL = 4
 """Samples of each class that a pool of the train split needs, on average. A fit wants both classes in five pools, and
 with four of a rare one in each of five, all have it in 95 % of the draws, with two in 54 %."""
-
-BUNDLED = ("digits", "cancer")
-"""Tables that need no file."""
 
 
 class Rows:
@@ -81,10 +78,9 @@ def open_table(recipe: TableRecipe, *, pools: int) -> Table:
     spread = train.std(0)
     varies = spread > 1e-12 * np.abs(train).max(0)  # of a constant it is rounding
     scaled = (inputs - train.mean(0)) / np.where(varies, spread, 1.0)
+    noise = recipe.noise_of_training
     splits = {
-        name: Rows(
-            torch.from_numpy(scaled[rows]).float(), torch.from_numpy(targets[rows]), rows.tolist(), noise=recipe.noise
-        )
+        name: Rows(torch.from_numpy(scaled[rows]).float(), torch.from_numpy(targets[rows]), rows.tolist(), noise=noise)
         for name, rows in numbers.items()
     }
     return Table(title, splits, _contents(train.shape[1], columns, numbers["train"]))
