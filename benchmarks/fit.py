@@ -53,7 +53,9 @@ def run(settings: Settings) -> Iterator[Row]:
 
 def _by_batch(settings: Settings, rows: Rows, folder: Path, batch: int) -> Iterator[Row]:
     device = settings.device
-    ours, fitted = epochs(rows, folder / "values", device=device, batch_size=batch, slope_weight=0.0, sign_weight=0.0)
+    ours, fitted = epochs(
+        rows, folder / "values", device=device, batch_size=batch, slope_weight=0.0, sign_weight=0.0, order_weight=0.0
+    )
     slopes, _ = epochs(rows, folder / "slopes", device=device, batch_size=batch)
     cases = {
         "fit, values alone": Case(lambda: next(ours)),

@@ -29,9 +29,9 @@ _EVIDENCE = 50
 
 _QUANTILES = 64
 _UNIFORM = 12.0
-"""One by the variance of ranks, which are spread evenly over [0, 1]."""
+"""One by the variance of ranks that are spread evenly over [0, 1]."""
 _FINEST = 1e-3
-"""Losses that differ by less have one rank: what is that near is told apart by chance."""
+"""Losses that are alike when rounded to this have one rank: what is that near is told apart by chance."""
 
 Pair = tuple[Tensor, Tensor]
 
@@ -94,13 +94,13 @@ def censored_error(latent: Tensor, value: Tensor) -> Tensor:
 
 
 class Scale(NamedTuple):
-    """How the fitted losses lie: their standard deviation, and the share of them below a loss."""
+    """How the fitted losses lie: their standard deviation, and their ranks."""
 
     spread: float
     loss: Tensor
-    """`(K,)` rising, from the least of them to the greatest; K = 1 where they are all alike."""
+    """`(K,)` rising, within [0, 1], from the least of them to the greatest; K = 1 where they are all alike."""
     rank: Tensor
-    """`(K,)` rising from 0: the share of them below each."""
+    """`(K,)` rising, in [0, 1]: the share of them below each, and half of those that are like it."""
 
     def rank_of(self, loss: Tensor) -> Tensor:
         """`(R,)` ranks of losses, linear between those that are known, and flat beyond."""
@@ -110,16 +110,18 @@ class Scale(NamedTuple):
 
 
 def scale_of(loss: Tensor, *, least: float) -> Scale:
-    """Of `(N,)` fitted losses; a spread below `least` counts as that."""
-    shares = torch.linspace(0.0, 1.0, _QUANTILES + 1)
-    ordered = loss.sort().values
-    quantiles = ordered[(shares * (len(loss) - 1)).round().long()].tolist()
-    kept = [0]
-    for number, quantile in enumerate(quantiles):
-        if quantile >= quantiles[kept[-1]] + _FINEST:
-            kept.append(number)
-    found = ordered.new_tensor([quantiles[number] for number in kept])
-    return Scale(max(float(loss.std(correction=0)), least), found, shares[kept].to(found))
+    """Of `(N,)` fitted losses; a spread below `least` counts as that.
+
+    Ranks are by quantiles, and those that are alike have one: the mean of theirs.
+    """
+    shares = torch.linspace(0.0, 1.0, _QUANTILES + 1, dtype=torch.float64)
+    ordered = loss.clamp(0.0, 1.0).sort().values
+    quantiles = ordered[(shares * (len(loss) - 1)).round().long().to(loss.device)].cpu()
+    level = (quantiles / _FINEST).round().long()
+    alike = torch.unique_consecutive(level, return_inverse=True)[1]
+    size = torch.bincount(alike)
+    found, rank = (torch.bincount(alike, of) / size for of in (quantiles.double(), shares))
+    return Scale(max(float(loss.std(correction=0)), least), found.to(loss), rank.to(loss))
 
 
 def objective(
@@ -135,7 +137,7 @@ def objective(
     value = censored_error(latent, rows[1])
     whole = value / scale.spread**2
     if settings.order_weight and len(scale.loss) > 1:
-        ranks = scale.rank_of(latent) - scale.rank_of(rows[1])
+        ranks = scale.rank_of(latent) - scale.rank_of(rows[1])  # both flat beyond 0 and 1: `forward` clamps
         whole = whole + settings.order_weight * _UNIFORM * ranks.square().mean()
     if len(moves.change) and (settings.slope_weight or settings.sign_weight):
         size, sign = slope_errors(surrogate, moves, least=_SLOPE * scale.spread)

@@ -152,8 +152,8 @@ class FitRecipe(Section):
     patience: PositiveInt = 40
     """Epochs without a better error on held-out samples before the fit stops."""
     order_weight: NonNegativeFloat = 1.0
-    """Weight of the error of the value's rank among the fitted rows, in units of the variance of ranks, beside the
-    squared error of the value in units of its own."""
+    """Weight of the error of the value's rank among the fitted rows, in units of the variance of evenly spread ranks,
+    beside the squared error of the value in units of its own."""
     slope_weight: NonNegativeFloat = 0.06
     """Weight of the error of the slope along recorded moves, in units of their mean squared change, beside the squared
     error of the value in units of its variance."""

@@ -46,13 +46,29 @@ def test_a_rank_is_the_share_of_the_fitted_losses_below() -> None:
     torch.testing.assert_close(scale_of(losses, least=0.0).rank_of(asked_for), share, rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("ties", [0.0, 1.0])
+def test_ranks_of_mirrored_losses_are_mirrored_ties_and_all(ties: float) -> None:
+    losses = torch.cat([torch.full((90,), ties), torch.linspace(0.2, 0.8, 11)])
+    scale, mirrored = scale_of(losses, least=0.0), scale_of(1.0 - losses, least=0.0)
+    at = torch.linspace(0.0, 1.0, 101)
+    torch.testing.assert_close(scale.rank_of(at), 1.0 - mirrored.rank_of(1.0 - at), rtol=0, atol=0.02)
+    assert float((scale.rank_of(torch.tensor(ties)) - ties).abs()) == pytest.approx(0.45, abs=0.02)
+
+
+def test_losses_beyond_the_bounds_rank_as_at_the_bounds() -> None:
+    """As `Surrogate.forward` clamps; a metric may be out of its bounds by a little."""
+    scale = scale_of(torch.tensor([-0.5, 0.0, 0.3, 0.6, 1.0, 2.5]), least=0.0)
+    assert (float(scale.loss[0]), float(scale.loss[-1])) == (0.0, 1.0)
+    assert scale.rank_of(torch.tensor(1.2)) == scale.rank_of(torch.tensor(2.5))
+
+
 def test_ranks_are_flat_beyond_the_fitted_losses_and_rise_within() -> None:
     scale = scale_of(torch.tensor([0.2, 0.4, 0.4, 0.4, 0.9]), least=0.0)
     loss = torch.tensor([-1.0, 0.2, 0.3, 0.4, 0.5, 0.9, 7.0], requires_grad=True)
     ranks = scale.rank_of(loss)
     (slope,) = torch.autograd.grad(ranks.sum(), loss)
     assert (ranks.diff() >= 0).all()
-    assert ranks[0] == ranks[1] == 0.0
+    assert ranks[0] == ranks[1]
     assert ranks[5] == ranks[6]
     assert slope[[0, 6]].tolist() == [0.0, 0.0]
     assert (slope[[2, 4]] > 0).all()

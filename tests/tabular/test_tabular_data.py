@@ -62,6 +62,14 @@ def test_another_seed_is_another_split_and_the_same_seed_the_same() -> None:
     assert tables[0] == tables[1] != tables[2]
 
 
+@pytest.mark.parametrize(("path", "noise"), [("digits", 1.0), ("cancer", 1.0), ("mine.csv", 0.1)])
+def test_the_usual_noise_is_that_of_the_table_and_in_the_recipe(path: str, noise: float) -> None:
+    recipe = TabularRecipe.model_validate({"data": {"path": path}})
+    assert recipe.model_dump()["data"]["noise"] == noise
+    assert TabularRecipe(data=recipe.data).data.noise == noise
+    assert TableRecipe(path=path, noise=0.5).noise == 0.5
+
+
 def test_noise_is_drawn_from_the_generator_and_only_for_one() -> None:
     rows = open_table(TableRecipe(path="cancer", noise=0.5)).splits["train"]
     plain, noisy = rows.load(3, None)[0], rows.load(3, torch.Generator().manual_seed(0))[0]

@@ -64,8 +64,8 @@ class TabularTask(Task):
         self.about = f"{self.table.title}: {sizes}, {self.table.contents}"
         if recipe.data.keep < 1.0:
             self.about += f"; data.keep={recipe.data.keep:g}: of the positives, that share"
-        if noise := recipe.data.noise_of_training:
-            self.about += f"; data.noise={noise:g} standard deviations on training inputs"
+        if recipe.data.noise:
+            self.about += f"; data.noise={recipe.data.noise:g} standard deviations on training inputs"
 
     def dataset(self, split: str) -> Rows:
         """A split by name."""

@@ -78,9 +78,10 @@ def open_table(recipe: TableRecipe, *, pools: int) -> Table:
     spread = train.std(0)
     varies = spread > 1e-12 * np.abs(train).max(0)  # of a constant it is rounding
     scaled = (inputs - train.mean(0)) / np.where(varies, spread, 1.0)
-    noise = recipe.noise_of_training
     splits = {
-        name: Rows(torch.from_numpy(scaled[rows]).float(), torch.from_numpy(targets[rows]), rows.tolist(), noise=noise)
+        name: Rows(
+            torch.from_numpy(scaled[rows]).float(), torch.from_numpy(targets[rows]), rows.tolist(), noise=recipe.noise
+        )
         for name, rows in numbers.items()
     }
     return Table(title, splits, _contents(train.shape[1], columns, numbers["train"]))
