@@ -88,6 +88,7 @@ class TabularFitRecipe(FitRecipe):
     """
 
     batch_size: PositiveInt = 256
+    order_weight: NonNegativeFloat = 0.3
     slope_weight: NonNegativeFloat = 0.003
     sign_weight: NonNegativeFloat = 0.5
 
