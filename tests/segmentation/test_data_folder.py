@@ -67,7 +67,7 @@ def test_splits_may_be_folders(tmp_path: Path, pattern: str, val: str) -> None:
     assert names(data, "train") == [f"{folders[0]}/p{i}.jpg" for i in range(3)]
     assert names(data, "val") == [f"{folders[1]}/p{i}.jpg" for i in (3, 4)]
     assert names(data, "test") == [f"{folders[2]}/p0.jpg"]
-    with pytest.raises(DataError, match=r"dataset.toml: \[splits\], and folders of splits such as .*train"):
+    with pytest.raises(DataError, match=r"dataset.toml: \[splits\], and .*train.* is a folder of one"):
         opened(tmp_path / "fruit", "[splits]\ntrain = ['p0']\nval = ['p1']")
 
 
@@ -75,7 +75,55 @@ def test_of_a_folder_train_alone_a_part_is_val(tmp_path: Path) -> None:
     write(tmp_path / "train")
     data = opened(tmp_path)
     assert [len(data.splits[split]) for split in ("train", "val")] == [8, 2]
-    assert data.notes[0].startswith("no splits given")
+    assert data.notes[0].startswith("no val given")
+
+
+def moved(root: Path, *places: str) -> None:
+    """Two images or masks, of those that `write` has made, in each of the places."""
+    for place in places:
+        kind = "images" if "images" in place else "masks"
+        (root / place).mkdir(parents=True)
+        for file in sorted((root / "all" / kind).iterdir())[:2]:
+            (root / place / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("images/val", "images/valid"), "images/val and .*images/valid: two folders of the split val"),
+        (("val/images",), "val/images: no .*val/masks to go with it"),
+        (("images/val", "val/images"), "images/val and .*val/images: two folders of the split val"),
+        (("images/val",), "images/val: no .*masks/val to go with it"),
+        (("masks/validation",), "masks/validation: no .*images/validation to go with it"),
+        (("masks/test",), "masks/test: no .*images/test to go with it"),
+        (("train/images",), "images/train and .*train/images: two folders of the split train"),
+    ],
+)
+def test_folders_of_splits_that_do_not_go_together_are_told(tmp_path: Path, more: tuple[str, ...], told: str) -> None:
+    write(tmp_path / "all")
+    moved(tmp_path, "images/train", "masks/train", *more)
+    with pytest.raises(DataError, match=told):
+        opened(tmp_path)
+
+
+def test_a_test_without_masks_is_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "all")
+    moved(tmp_path, "images/train", "masks/train", "images/test")
+    data = opened(tmp_path)
+    assert "test" not in data.splits
+    assert data.notes[0].startswith("test left out: ")
+
+
+def test_loose_images_beside_folders_of_splits_take_a_list(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "all").mkdir()
+    for kind in ("images", "masks"):
+        (tmp_path / "all" / kind).symlink_to(tmp_path / kind)
+    moved(tmp_path, "train/images", "train/masks")
+    with pytest.raises(DataError, match=r"images: images, and .*train.images is a folder of a split"):
+        opened(tmp_path)
+    data = opened(tmp_path, "[splits]\ntrain = ['p0', 'p1']\nval = ['p2']")
+    assert names(data, "train") == ["images/p0.jpg", "images/p1.jpg"]
 
 
 def test_folders_of_other_names_are_told(tmp_path: Path) -> None:

@@ -113,43 +113,65 @@ def _complaint(error: ValidationError) -> str:
 
 def _splits(described: Description, root: Path, file: Path) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
     """The pairs of each split, and the notes on them."""
-    folders = _split_folders(root)
-    if not folders:
-        images, labels = by_stem(root / _OF_IMAGES), by_stem(root / _OF_MASKS)
-        if not images and not labels:
+    images, labels = (by_stem(root / kind) if (root / kind).is_dir() else {} for kind in (_OF_IMAGES, _OF_MASKS))
+    folders, notes = _split_folders(root)
+    if folders and (images or described.splits is not None):
+        if not images:
+            raise DataError(f"{file}: [splits], and {folders['train'][0]} is a folder of one; expected either")
+        if described.splits is None:
             raise DataError(
-                f"{root / _OF_IMAGES}: no image files; expected them there, or in folders train, val and test of it "
-                f"and of {_OF_MASKS}"
+                f"{root / _OF_IMAGES}: images, and {folders['train'][0]} is a folder of a split; expected all images in"
+                " such folders, or a [splits] in dataset.toml"
             )
-        if described.splits is not None:
-            return _given_splits(described.splits, images, labels, file=file), ()
-        return _hashed_splits(paired(images, labels, where=str(root)), root / _OF_IMAGES)
+    elif folders:
+        splits = {split: paired(*map(by_stem, pair), where=str(pair[0])) for split, pair in folders.items()}
+        if "val" in splits:
+            return splits, notes
+        hashed, note = _hashed_splits(splits["train"], folders["train"][0], missing="val")
+        return splits | hashed, (*notes, *note)
+    if not images and not labels:
+        raise DataError(
+            f"{root / _OF_IMAGES}: no image files; expected them there, or in folders train, val and test of it and of "
+            f"{_OF_MASKS}"
+        )
     if described.splits is not None:
-        raise DataError(f"{file}: [splits], and folders of splits such as {folders['train'][0]}; expected one of them")
-    splits = {
-        split: paired(by_stem(images), by_stem(masks), where=str(images)) for split, (images, masks) in folders.items()
-    }
-    if "val" in splits:
-        return splits, ()
-    hashed, notes = _hashed_splits(splits["train"], folders["train"][0])
-    return splits | hashed, notes
+        return _given_splits(described.splits, images, labels, file=file), ()
+    return _hashed_splits(paired(images, labels, where=str(root)), root / _OF_IMAGES, missing="splits")
 
 
-def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """The folders of images and masks of each split, where there are such, `train` among them."""
-    for pattern in ("{kind}/{split}", "{split}/{kind}"):
-        found = {}
-        for split, names in _SPLITS.items():
-            for name in names:
-                images, masks = (root / pattern.format(kind=kind, split=name) for kind in (_OF_IMAGES, _OF_MASKS))
-                if images.is_dir() and masks.is_dir():
-                    found[split] = images, masks
-        if "train" in found:
-            return found
-    return {}
+def _split_folders(root: Path) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
+    """The folders of images and of masks of each split, where `train` has such, and a note on what is left out.
+
+    Raises:
+        DataError: a split has two, or images without masks, which only `test` may have.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
+    notes = []
+    for split, names in _SPLITS.items():
+        pairs = [
+            (root / pattern.format(kind=_OF_IMAGES, split=name), root / pattern.format(kind=_OF_MASKS, split=name))
+            for pattern in ("{kind}/{split}", "{split}/{kind}")
+            for name in names
+        ]
+        there = [pair for pair in pairs if any(folder.is_dir() for folder in pair)]
+        if split == "train" and not there:
+            break
+        if len(there) > 1:
+            raise DataError(f"{there[0][0]} and {there[1][0]}: two folders of the split {split}; expected one")
+        for images, masks in there:
+            if images.is_dir() and masks.is_dir():
+                found[split] = images, masks
+            elif split == "test" and images.is_dir():
+                notes.append(f"test left out: {images} has no {masks}")
+            else:
+                here, lack = (images, masks) if images.is_dir() else (masks, images)
+                raise DataError(f"{here}: no {lack} to go with it; add it, or remove the folder")
+    return found, tuple(notes)
 
 
-def _hashed_splits(pairs: tuple[Pair, ...], folder: Path) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
+def _hashed_splits(
+    pairs: tuple[Pair, ...], folder: Path, *, missing: str
+) -> tuple[dict[str, tuple[Pair, ...]], tuple[str, ...]]:
     if len(pairs) < 2:
         raise DataError(f"{folder}: 1 image; expected at least 2, one to train on and one to validate on")
     by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(pair.image.stem.encode()).digest())
@@ -158,7 +180,7 @@ def _hashed_splits(pairs: tuple[Pair, ...], folder: Path) -> tuple[dict[str, tup
         "train": tuple(pair for pair in pairs if pair not in held_out),
         "val": tuple(pair for pair in pairs if pair in held_out),
     }
-    note = f"no splits given: {len(splits['train'])} train and {len(splits['val'])} val, by a hash of the names"
+    note = f"no {missing} given: {len(splits['train'])} train and {len(splits['val'])} val, by a hash of the names"
     return splits, (note,)
 
 

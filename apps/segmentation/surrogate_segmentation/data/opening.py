@@ -91,7 +91,7 @@ def _find(recipe: DataRecipe) -> tuple[Layout, Path]:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one with --data, or 'digits' for the embedded data set")
     layouts = [layout for layout in LAYOUTS if recipe.layout in ("auto", layout.name)]
-    found = [(layout, base) for layout in layouts for base in layout.find(root)]
+    found = [*{(layout.name, base): (layout, base) for layout in layouts for base in layout.find(root)}.values()]
     if not found:
         looked_for = "; ".join(f"{layout.name}: {', '.join(layout.marks)}" for layout in layouts)
         raise DataError(f"{root}: no known data set; looked for {looked_for}")
