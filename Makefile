@@ -17,7 +17,7 @@ test: .venv/ready
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-# The README's table, from scratch: about 30 minutes on one core, and it goes on where it was stopped.
+# The README's table, from scratch: 30 to 60 minutes on one core, and it goes on where it was stopped.
 results: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/surrogate compare --run runs/results --app segmentation --recipe demo --lrs 0.002,0.004,0.008 --losses ce,dice,iou-appx-batch,lovasz,surrogate,surrogate+dice
 	cp runs/results/table.md docs/results/digits.md
