@@ -103,6 +103,16 @@ def wrong_sign(slope: Tensor, change: Tensor) -> float | None:
     return float((slope.sign() != change.sign())[counted].double().mean())
 
 
+def slope_size(slope: Tensor, change: Tensor) -> float | None:
+    """How large the slopes are: all changes foretold together, as a share of all true ones; 1 is right.
+
+    `(R,)` changes foretold (see `foretold`), and `(R,)` true changes of the loss, of moves that go one way. What tips
+    over in a single small move is chance, in many of them together it is not. None where they change nothing together.
+    """
+    whole = float(change.double().sum())
+    return float(slope.double().sum()) / whole if whole else None
+
+
 def contrary(change: Tensor, away: Tensor) -> float | None:
     """Share of moves in which the metric itself goes against the truth; 0 where it is one-sided.
 

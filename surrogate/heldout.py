@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from surrogate.fidelity import contrary, fidelity, foretold, wrong_sign
+from surrogate.fidelity import contrary, fidelity, foretold, slope_size, wrong_sign
 from surrogate.moves import AWAY, KINDS, SMALL
 from surrogate.shard import Rows
 
@@ -54,7 +54,8 @@ def held_out(rows: Rows, moves: Rows, heldout: Tensor, regimes: tuple[str, ...])
 
 def report(surrogate: nn.Module, held: HeldOut) -> dict[str, Any]:
     """Fidelity over all and by regime, the share of wrong signs, of small moves (and of how many: those that changed
-    the metric) and by kind, and of small moves that the metric itself goes against."""
+    the metric) and by kind, and of small moves that the metric itself goes against; and by kind the size of the slope
+    as a share of what it should be."""
     rows, moves, small = held.rows, held.moves, held.small
     with torch.no_grad():
         predicted = surrogate(rows.stats)
@@ -63,15 +64,18 @@ def report(surrogate: nn.Module, held: HeldOut) -> dict[str, Any]:
     def agreement(of: Tensor) -> dict[str, Any]:
         return fidelity(predicted[of], rows.value[of], rows.sample[of])
 
+    def by_move(number: Callable[[Tensor, Tensor], float | None]) -> dict[str, float | None]:
+        kinds = {kind: moves.regime == n for n, kind in enumerate(KINDS)}
+        return {kind: number(slope[of], moves.value[of]) for kind, of in kinds.items()}
+
     return {
         **fidelity(predicted, rows.value, rows.sample),
         "wrong_sign": wrong_sign(slope[small], moves.value[small]),
         "n_moves": int((moves.value[small] != 0).sum()),
         "contrary": contrary(moves.value[small], moves.regime[small] == AWAY),
         "by_regime": {name: agreement(rows.regime == n) for n, name in enumerate(held.regimes)},
-        "wrong_sign_by_move": {
-            kind: wrong_sign(slope[moves.regime == n], moves.value[moves.regime == n]) for n, kind in enumerate(KINDS)
-        },
+        "wrong_sign_by_move": by_move(wrong_sign),
+        "slope_size_by_move": by_move(slope_size),
     }
 
 

@@ -55,6 +55,20 @@ def test_the_certificate_is_about_small_moves(rows: Rows) -> None:
     assert signs({"mend", "reach"})["contrary"] == pytest.approx(1 / 3)
 
 
+def test_the_size_of_slopes_is_told_of_each_kind_by_itself(rows: Rows) -> None:
+    """Half of the moves of a kind tip an element over, which changes the loss by twice the slope; of others more."""
+    kinds = torch.arange(len(KINDS)).repeat_interleave(4)
+    slope = 2.0 * 0.25  # of `truth` at the origin
+    tips = torch.tensor([0.0, 2.0 * slope]).repeat(8)
+    change = torch.where(kinds == KINDS.index("mend"), 5.0 * tips, tips)
+    change[kinds == KINDS.index("reach")] = 0.0
+    held = held_out(rows, moves(change, kinds, torch.zeros(16, dtype=torch.int64)), rows.sample >= 0, REGIMES)
+    found = report(Analytic(truth), held)["slope_size_by_move"]
+    assert found == {
+        "towards": pytest.approx(1.0), "away": pytest.approx(1.0), "mend": pytest.approx(0.2), "reach": None
+    }  # fmt: skip
+
+
 def few_held_out(rows: Rows) -> HeldOut:
     """Eight samples, whose moves have the right sign and go against the truth; those of all others the other way."""
     samples = torch.arange(40)

@@ -106,7 +106,7 @@ def test_a_function_sees_what_it_takes_next_to_the_statistics_of_that() -> None:
     assert torch.equal(seen[1], seen[2])
     torch.testing.assert_close(seen[1], probability)
     errors, hits = values["labels"], float(((seen[0] == 1) & (targets == 1)).float().mean())
-    assert 0 < stats["labels"]["fp"] + stats["labels"]["fn"] < 2 * errors / (errors + hits)
+    assert 0 < stats["labels"]["fp_1"] + stats["labels"]["fn_1"] < 2 * errors / (errors + hits)
     assert stats["scores"]["roc_area_0.5"] == pytest.approx(roc_auc_score(targets, probability), abs=0.02)
     one = stats["probabilities"]
     negatives = (1 - one["positives"]) * one["neg_square"]

@@ -14,20 +14,17 @@ from torch import Tensor
 
 from surrogate.additive import additive_measure
 from surrogate.errors import UsageError, nearest
-from surrogate.protocols import Level, Measure, Standard, View
+from surrogate.protocols import Additive, Level, Measure, Standard, View
 from surrogate.statistics import (
-    CONFUSION_COLUMNS,
     CURVE_COLUMNS,
     PROBABILITY_COLUMNS,
     class_score,
-    confusion_additive,
-    confusion_stats,
-    confusion_sums,
     curve_stats,
     histogram_sums,
     probability_stats,
 )
 from surrogate_tabular import exact
+from surrogate_tabular.counts import COLUMNS, count_stats, count_sums, hard_counts
 
 BETA = 2.0
 """Of F-beta: recall counts twice as much as precision."""
@@ -97,7 +94,7 @@ def standard(*, level: Level = "batch") -> Standard:
         return sums.flatten(0, 1) if level == "sample" else sums.sum(0)
 
     def counted(outputs: Tensor, targets: Tensor, /) -> Tensor:
-        return confusion_stats(pooled(confusion_sums(outputs, targets)[:, 1:]))
+        return count_stats(pooled(count_sums(outputs, targets)))
 
     def of_histogram(stats: Callable[[Tensor], Tensor], outputs: Tensor, targets: Tensor, /) -> Tensor:
         return stats(pooled(histogram_sums(class_score(outputs), targets == 1)))
@@ -107,7 +104,7 @@ def standard(*, level: Level = "batch") -> Standard:
 
     return Standard(
         {
-            "labels": View(lambda outputs, targets, /: (outputs.argmax(1), targets), counted, CONFUSION_COLUMNS),
+            "labels": View(lambda outputs, targets, /: (outputs.argmax(1), targets), counted, COLUMNS),
             "scores": View(probabilities, partial(of_histogram, curve_stats), CURVE_COLUMNS),
             "probabilities": View(probabilities, partial(of_histogram, probability_stats), PROBABILITY_COLUMNS),
         }
@@ -119,8 +116,8 @@ def _of_counts(metric: Callable[[Tensor], Tensor], level: Level, *, low: float =
         raise UsageError(
             f"measure.level is {level!r}; {nearest(level, ('batch', 'dataset'))}: one sample has one class"
         )
-    counted = confusion_additive(metric, positive=1)
-    return additive_measure(counted, CONFUSION_COLUMNS, level=level, bounds=(low, 1.0))
+    counted = Additive(sums=count_sums, metric=lambda sums: metric(hard_counts(sums)), stats=count_stats)
+    return additive_measure(counted, COLUMNS, level=level, bounds=(low, 1.0), version=2)
 
 
 def _of_ranking(value: Callable[[exact.Ranking], Tensor], *kinds: str) -> Measure:
